@@ -1,0 +1,179 @@
+"""``maze-run``: plays a policy in an environment, as a Hydra config says.
+
+This is the place where configs become objects. Everything below takes plain values and paths, so
+that Hydra is known here and nowhere else.
+
+    arguments --Hydra--> config --plain containers--> runner.run_with --> result --> exit code
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maze.cli.messages import INTERRUPTED, OK, REQUEST_NOT_MET, print_lines, report
+from maze.core.errors import ConfigError
+from maze.core.factory import Factory, call
+from maze.version import __version__
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the command with the arguments of the process.
+
+    Returns:
+        The exit code: 0 if every episode was played, 1 if some failed, 2 for bad input, 130 if
+        it was interrupted.
+    """
+    arguments = sys.argv[1:]
+    if "--version" in arguments:
+        print(f"maze-run {__version__}")
+        return OK
+    show_traceback = "--debug" in arguments
+    command = Command(shlex.join(["maze-run", *arguments]), show_traceback)
+    try:
+        return command.run([argument for argument in arguments if argument != "--debug"])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output, like `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REQUEST_NOT_MET
+
+
+class Command:
+    """One call of ``maze-run``: a single run, or several with ``--multirun``."""
+
+    def __init__(self, text: str, show_traceback: bool) -> None:
+        self._text = text
+        self._show_traceback = show_traceback
+        self._exit_codes: list[int] = []
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Compose the config and play it; return the exit code."""
+        for argument in arguments:
+            if argument.startswith(("--config-path", "-cp")):
+                error = ConfigError(
+                    "--config-path would hide the configs of Maze. Add a folder with configs of"
+                    " your own by --config-dir."
+                )
+                return report(error, show_traceback=False)
+        # As with `python -m`, so that a user's own module beside the command can be named.
+        launch_directory = os.getcwd()
+        if launch_directory not in sys.path:
+            sys.path.append(launch_directory)
+        sys.argv = [sys.argv[0], *arguments]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # hands its errors on instead of printing them
+
+        from maze.cli.callbacks import Refusal
+        from maze.cli.hydra_defaults import hydra_main
+
+        try:
+            hydra_main(self._play)
+        except Refusal as refusal:
+            return report(refusal.error, self._show_traceback)
+        except Exception as error:
+            return report(error, self._show_traceback)
+        return max(self._exit_codes, default=OK)
+
+    def _play(self, config: DictConfig) -> int:
+        """Play one run; errors are reported here, so that further runs are played."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        hydra_config = HydraConfig.get()
+        is_one_of_several = hydra_config.mode == RunMode.MULTIRUN
+        directory = Path(hydra_config.runtime.output_dir)
+        log.info("%s", self._text)
+        try:
+            print_lines(_heading(hydra_config, directory, is_one_of_several))
+            exit_code = self._play_config(config, Path(hydra_config.runtime.cwd), directory)
+        except Exception as error:
+            log.exception("the run ended with an error")
+            exit_code = report(error, self._show_traceback)
+            _remove_if_nothing_was_played(directory)
+        log.info("exit code %d", exit_code)
+        self._exit_codes.append(exit_code)
+        if exit_code == INTERRUPTED and is_one_of_several:
+            raise KeyboardInterrupt
+        return exit_code
+
+    def _play_config(self, config: DictConfig, launch_directory: Path, directory: Path) -> int:
+        from omegaconf import OmegaConf
+
+        from maze.core.rollout.rollout_runner import RolloutRunner
+
+        if config.get("input_dir"):
+            config.input_dir = str((launch_directory / config.input_dir).resolve())
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        for group in ("runner", "env", "policy"):
+            if plain.get(group) is None:
+                raise ConfigError(
+                    f"the config has no '{group}'. Add it to the defaults list of the root"
+                    f" config, or choose one with +{group}=..."
+                )
+        seeding = _seeding(plain.get("seeding") or {}).resolved()
+        plain["seeding"] = {**(plain.get("seeding") or {}), **_base_seeds(seeding)}
+        runner = Factory(RolloutRunner, where="runner").build(plain["runner"])
+        result = runner.run_with(
+            env=plain["env"],
+            agent=plain["policy"],
+            wrappers=plain.get("wrappers") or {},
+            seeding=seeding,
+            output_dir=directory,
+            config=plain,
+            command=self._text,
+        )
+        result.print()
+        if result.interrupted:
+            return INTERRUPTED
+        return OK if result.request_met else REQUEST_NOT_MET
+
+
+def _heading(hydra_config: Any, directory: Path, is_one_of_several: bool) -> list[str]:
+    choices = [
+        f"{group}={option}"
+        for group, option in hydra_config.runtime.choices.items()
+        if not group.startswith("hydra/") and option not in (None, "none", "default", "no_wrappers")
+    ]
+    lines = [f"maze-run {__version__}: {' '.join(choices)}", f"output: {directory}"]
+    if is_one_of_several:
+        lines.insert(0, f"\nrun {hydra_config.job.num}: {hydra_config.job.override_dirname}")
+    return lines
+
+
+def _seeding(config: dict[str, Any]) -> Any:
+    from maze.core.seeding import Seeding
+
+    options = dict(config)
+    for name in ("explicit_env_seeds", "explicit_agent_seeds"):
+        if isinstance(options.get(name), dict):
+            options[name] = Factory(Sequence, where=f"seeding.{name}").build(options[name])
+    return call(Seeding, options, where="seeding")
+
+
+def _base_seeds(seeding: Any) -> dict[str, int]:
+    return {name: getattr(seeding, name) for name in ("env_base_seed", "agent_base_seed")}
+
+
+def _remove_if_nothing_was_played(directory: Path) -> None:
+    """Leave no trace of a start that failed, so that the same directory can be named again."""
+    import shutil
+
+    written_by_hydra = {".hydra", "maze_run.log"}
+    if {path.name for path in directory.iterdir()} <= written_by_hydra:
+        logging.shutdown()
+        shutil.rmtree(directory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What the command line says about errors: one message, and what to do.
+
+Hydra and OmegaConf describe errors in terms of their own machinery. Here they are put in terms of
+options and choices, with the nearest right one.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+from maze.core.errors import ConfigError, MazeError, RunStoppedError, did_you_mean
+from maze.core.factory import TARGET, unknown_option
+
+OK, REQUEST_NOT_MET, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes. Code 1 is also that of an unexpected error, which shows its traceback."""
+
+
+def report(error: BaseException, show_traceback: bool) -> int:
+    """Print an error to stderr and return the exit code for it."""
+    expected = error if isinstance(error, MazeError) else as_config_error(error)
+    if show_traceback or expected is None:
+        traceback.print_exception(error)
+    if expected is None:
+        return REQUEST_NOT_MET
+    message = str(expected.args[0]) if expected.args else str(expected)
+    for note in getattr(expected, "__notes__", ()):
+        message += f"\n{note}"
+    sys.stdout.flush()
+    print(f"{type(expected).__name__}: {message}", file=sys.stderr)
+    return REQUEST_NOT_MET if isinstance(expected, RunStoppedError) else BAD_INPUT
+
+
+def as_config_error(error: BaseException) -> ConfigError | None:
+    """Return an error of Hydra, OmegaConf or YAML in our words; ``None`` for any other error."""
+    # Imported here because an error is the exception; Hydra has loaded them all by then.
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import (
+        ConfigAttributeError,
+        ConfigKeyError,
+        MissingMandatoryValue,
+        OmegaConfBaseException,
+    )
+
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException):
+        return ConfigError(_missing_config(error))
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"'{error.override}' is not understood. Options are written group=option or"
+            f" group.key=value, flags come with two dashes ({_lines(error)[0]})."
+        )
+    is_unknown_key = isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key
+    if isinstance(error, HydraException) and is_unknown_key:
+        return ConfigError(_unknown_key(cause))
+    if isinstance(error, MissingMandatoryValue):
+        return ConfigError(f"'{error.full_key}' has to be given: {error.full_key}=...")
+    if isinstance(error, OmegaConfBaseException):
+        at = f"'{error.full_key}': " if error.full_key else ""
+        return ConfigError(f"{at}{_lines(error)[0]}")
+    if isinstance(error, HydraException):
+        lines = [*_lines(error), *(_lines(cause)[:1] if cause else [])]
+        return ConfigError("\n".join(line for line in lines if not line.startswith("See http")))
+    if type(error).__module__.startswith("yaml."):
+        return ConfigError(f"a config file is not valid YAML: {' '.join(_lines(error))}")
+    return None
+
+
+def _missing_config(error: Any) -> str:
+    path = error.missing_cfg_file or ""
+    group, _, name = path.rpartition("/")
+    if group and error.options:
+        options = sorted(error.options)
+        return (
+            f"there is no option '{name}' of group '{group}'.{did_you_mean(name, options)}"
+            f" Choose {group}= one of: {', '.join(options)}."
+        )
+    searched = [line.rpartition("path=")[2] for line in _lines(error) if "path=" in line]
+    places = ", ".join(place for place in searched if place and "hydra.conf" not in place)
+    if not path:
+        return "\n".join(_lines(error))
+    return f"there is no config '{path}'. Looked in: {places or 'nothing'}; add a folder with -cd."
+
+
+def _unknown_key(error: Any) -> str:
+    where, _, key = str(error.full_key).rpartition(".")
+    parent = error.parent_node
+    options = [str(k) for k in parent if k not in (TARGET, "hydra")] if parent is not None else []
+    if not where:
+        return (
+            f"'{key}' is not a group or option.{did_you_mean(key, options)}"
+            f" There are: {', '.join(options)}."
+        )
+    target = parent._get_node(TARGET) if parent is not None else None
+    of = str(target).rpartition(".")[2] if target is not None else f"'{where}'"
+    message = unknown_option(key, options, of=of, where=where)
+    if "Did you mean" in message:
+        return message
+    return f"{message} If it is one nevertheless, add it with a plus: +{where}.{key}=..."
+
+
+def _lines(error: BaseException) -> list[str]:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines or [type(error).__name__]
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print to stdout at once, so that the order with stderr and with workers is kept."""
+    print("\n".join(lines), flush=True)

@@ -1,0 +1,118 @@
+"""The interface of environments: a Gymnasium environment that also says whose turn it is.
+
+A *step* is one action. Environments with several kinds of action (first select, then cut) or
+several agents have *sub-steps*: each has an actor, whose ``step_key`` names the kind of sub-step,
+with its own spaces and its own sub-policy, and whose ``agent_id`` tells agents of that kind apart.
+All sub-steps that share one environment time make a *structured step*. A plain Gymnasium
+environment has one step key, ``0``, and one agent, ``0``, so each step is a structured step.
+
+    calls                  actor        env time   meaning
+    reset(seed=1)          (0, 0)       0          select a piece ...
+    step({"piece": 3})     (1, 0)       0          ... how to cut it
+    step({"rotate": 1})    (0, 0)       1          next piece
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import gymnasium as gym
+from gymnasium import spaces
+
+from maze.core.events.event import Event
+
+StepKey: TypeAlias = str | int
+"""Names a kind of (sub-)step."""
+
+Observation: TypeAlias = dict[str, Any]
+"""A value of the observation space of the actor's step key."""
+
+Action: TypeAlias = dict[str, Any]
+"""A value of the action space of the actor's step key."""
+
+UNKNOWN_COUNT = -1
+"""Stands in ``agent_counts`` for a number of agents that is not fixed."""
+
+
+class ActorID(NamedTuple):
+    """Who acts next."""
+
+    step_key: StepKey
+    """The kind of sub-step, which has its own spaces and sub-policy."""
+    agent_id: int
+    """Which agent of that kind."""
+
+
+class StructuredEnv(gym.Env[Observation, Action]):
+    """A Gymnasium environment with actors and dictionary spaces.
+
+    A subclass sets the four attributes below in its constructor and implements ``reset``,
+    ``step`` and, if it has sub-steps or agents, ``actor_id``, ``is_actor_done`` and ``env_time``.
+    """
+
+    observation_spaces: Mapping[StepKey, spaces.Dict]
+    """The observation space of each step key."""
+    action_spaces: Mapping[StepKey, spaces.Dict]
+    """The action space of each step key."""
+    agent_counts: Mapping[StepKey, int]
+    """The number of agents of each step key; ``UNKNOWN_COUNT`` where it is not fixed."""
+    events: list[Event]
+    """Events of the current step are appended here; the episode loop empties it. The list object
+    stays the same for the life of the environment, and wrappers share it."""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether there is a single actor, so that each step is a structured step."""
+        return list(self.agent_counts.values()) == [1]
+
+    def actor_id(self) -> ActorID:
+        """Return who acts next. After the last step, who would have acted."""
+        if not self.is_flat:
+            raise NotImplementedError(f"{type(self).__name__} has several actors: implement actor_id()")
+        return ActorID(next(iter(self.agent_counts)), 0)
+
+    def is_actor_done(self) -> bool:
+        """Return whether the actor that acted last takes no further part in the episode."""
+        return False
+
+    def env_time(self) -> int:
+        """Return the number of structured steps completed since the reset.
+
+        Only asked of environments with several actors; the loop counts the steps of a flat one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has several actors: implement env_time()")
+
+    @property
+    def observation_space(self) -> spaces.Dict:  # type: ignore[override]
+        """The observation space of the current actor."""
+        return self.observation_spaces[self.actor_id().step_key]
+
+    @property
+    def action_space(self) -> spaces.Dict:  # type: ignore[override]
+        """The action space of the current actor."""
+        return self.action_spaces[self.actor_id().step_key]
+
+    @abstractmethod
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: fixes everything random in the episode. ``None`` goes on with the generator.
+            options: passed by the user through ``env.reset_options``.
+
+        Returns:
+            The first actor's observation and the info dictionary.
+        """
+
+    @abstractmethod
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Play the current actor's action.
+
+        Returns:
+            The next actor's observation, the reward, whether the task ended (terminated),
+            whether it was cut off (truncated), and the info dictionary.
+        """

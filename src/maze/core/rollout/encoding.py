@@ -1,0 +1,399 @@
+"""From finished episodes to what leaves the process that played them.
+
+Episodes are collected and encoded in groups: a record batch costs some hundred microseconds
+whatever its size, which would be more than the whole of a short episode. The format of the
+trajectory data is described in ``docs/output_directory.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from maze.core.env.structured_env import StepKey, StructuredEnv
+from maze.core.events.event import Event, Reward
+from maze.core.rollout.episode import (
+    EncodedSteps,
+    Episode,
+    EpisodeBatch,
+    EpisodeRow,
+    EventText,
+)
+from maze.core.trajectory.columns import Leaf, LeafColumn, StepColumns, leaves
+from maze.core.trajectory.space_json import space_to_json
+
+FORMAT_VERSION = 1
+"""Raised when files of this format could be misread by older versions of Maze."""
+
+METADATA_KEY = b"maze"
+"""Where the schema of a trajectory file describes what is in it, as JSON."""
+
+_N_STREAM_END_BYTES = 8
+_ARROW_TYPES: dict[str, pa.DataType] = {
+    "float16": pa.float16(),
+    "bool": pa.bool_(),
+    **{
+        name: pa.from_numpy_dtype(np.dtype(name))
+        for name in ("float32", "float64", "int8", "int16", "int32", "int64")
+    },
+    **{name: pa.from_numpy_dtype(np.dtype(name)) for name in ("uint8", "uint16", "uint32", "uint64")},
+}
+
+
+class EncoderOptions(NamedTuple):
+    """What is kept of an episode besides its row."""
+
+    keep_trajectories: bool = True
+    keep_events: bool = True
+    compression: str = "lz4"
+
+
+class BatchEncoder:
+    """Collects finished episodes and encodes them as one ``EpisodeBatch``."""
+
+    n_steps: int
+    """Sub-steps collected since the last batch."""
+    n_bytes: int
+    """Bytes of observations and actions collected since the last batch."""
+
+    def __init__(
+        self, env: StructuredEnv, options: EncoderOptions, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Prepare for the spaces of an environment.
+
+        Args:
+            env: only its spaces are looked at.
+            options: what is kept.
+            metadata: JSON values that go into the schema of each trajectory file.
+        """
+        self._options = options
+        self._steps = (
+            {
+                key: _StepsEncoder(key, env, options.compression, metadata or {})
+                for key in env.observation_spaces
+            }
+            if options.keep_trajectories
+            else {}
+        )
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows: list[EpisodeRow] = []
+        self._events: dict[str, tuple[tuple[str, ...], dict[int, bytes]]] = {}
+        self.n_steps = 0
+        self.n_bytes = 0
+
+    def __len__(self) -> int:
+        """Return the number of episodes collected since the last batch."""
+        return len(self._rows)
+
+    def add(self, episode: Episode, attempts: int = 1) -> None:
+        """Collect an episode."""
+        if self._options.keep_events:
+            self._add_events(episode)
+        for key, encoder in self._steps.items():
+            part = episode.columns.get(key)
+            if part is not None and part.n_observations:
+                self.n_bytes += encoder.add(episode, part)
+        self.n_steps += len(episode.rewards)
+        failure = episode.failure
+        self._rows.append(
+            EpisodeRow(
+                episode_index=episode.spec.index,
+                episode_id=episode.episode_id,
+                env_seed=episode.spec.env_seed,
+                agent_seed=episode.spec.agent_seed,
+                ending=episode.ending,
+                truncated_by=episode.truncated_by,
+                episode_return=episode.episode_return,
+                n_steps=episode.n_steps,
+                seconds=episode.seconds,
+                env_seconds=episode.env_seconds,
+                policy_seconds=episode.policy_seconds,
+                attempts=attempts,
+                digest=episode.digest,
+                n_nan=episode.n_nan,
+                error="" if failure is None else " ".join(str(failure).split()),
+                failure=failure,
+                statistics=episode.statistics,
+            )
+        )
+
+    def flush(self, warnings: Sequence[str] = ()) -> EpisodeBatch:
+        """Return what was collected as a batch, and start anew."""
+        n_rows = len(self._rows)
+        batch = EpisodeBatch(
+            rows=tuple(self._rows),
+            trajectories={
+                key: encoder.flush() for key, encoder in self._steps.items() if encoder.n_rows
+            },
+            events={
+                name: EventText(columns, tuple(texts.get(i, b"") for i in range(n_rows)))
+                for name, (columns, texts) in self._events.items()
+            },
+            warnings=tuple(warnings),
+        )
+        self._clear()
+        return batch
+
+    def _add_events(self, episode: Episode) -> None:
+        position = len(self._rows)
+        prefix = episode.episode_id
+        if episode.rewards:
+            if episode.env_times is None:
+                values: Sequence[tuple[int, float]] = list(enumerate(episode.rewards))
+            else:
+                sums: dict[int, float] = {}
+                for time, reward in zip(episode.env_times, episode.rewards, strict=True):
+                    sums[time] = sums.get(time, 0.0) + reward
+                values = list(sums.items())
+            # float(...) since a numpy scalar's repr is not a number.
+            text = "".join([f"{prefix}\t{time}\t{float(value)!r}\n" for time, value in values])
+            self._texts(Reward)[position] = text.encode()
+        if episode.events:
+            lines: dict[type[Event], list[str]] = {}
+            for time, event in episode.events:
+                cells = [_cell(getattr(event, name)) for name in event.attributes()]
+                lines.setdefault(type(event), []).append("\t".join([prefix, str(time), *cells]))
+            for event_type, same in lines.items():
+                self._texts(event_type)[position] = ("\n".join(same) + "\n").encode()
+
+    def _texts(self, event_type: type[Event]) -> dict[int, bytes]:
+        columns = event_type.attributes()
+        return self._events.setdefault(event_type.__name__, (columns, {}))[1]
+
+
+def _cell(value: Any) -> str:
+    """A value as a cell of a TSV file. Tabs, newlines and backslashes are escaped by backslash."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    text = value if isinstance(value, str) else str(value)
+    if "\\" in text or "\t" in text or "\n" in text or "\r" in text:
+        text = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+        text = text.replace("\r", "\\r")
+    return text
+
+
+class _StepsEncoder:
+    """Encodes the rows of one step key: one for each observation."""
+
+    def __init__(
+        self, step_key: StepKey, env: StructuredEnv, compression: str, metadata: Mapping[str, Any]
+    ) -> None:
+        observation_space, action_space = env.observation_spaces[step_key], env.action_spaces[step_key]
+        self._leaves = (leaves(observation_space, "observation"), leaves(action_space, "action"))
+        description = {
+            "format_version": FORMAT_VERSION,
+            "step_key": step_key,
+            "observation_space": space_to_json(observation_space),
+            "action_space": space_to_json(action_space),
+            **metadata,
+        }
+        fields = [
+            pa.field("episode_index", pa.int64(), nullable=False),
+            pa.field("step", pa.int32(), nullable=False),
+            pa.field("env_time", pa.int32(), nullable=False),
+            pa.field("agent_id", pa.int32(), nullable=False),
+            *(_field(leaf, nullable=False) for leaf in self._leaves[0]),
+            *(_field(leaf, nullable=True) for leaf in self._leaves[1]),
+            pa.field("reward", pa.float64()),
+            pa.field("terminated", pa.bool_()),
+            pa.field("truncated", pa.bool_()),
+        ]
+        self._schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(description)})
+        self._schema_message = self._schema.serialize().to_pybytes()
+        self._options = pa.ipc.IpcWriteOptions(
+            compression=None if compression == "none" else compression, use_threads=False
+        )
+        self._clear()
+
+    def _clear(self) -> None:
+        self.n_rows = 0
+        self._episodes: list[tuple[int, int]] = []  # index and number of rows
+        self._steps: list[NDArray[np.int32]] = []
+        self._env_times: list[NDArray[np.int32]] = []
+        self._agent_ids: list[NDArray[np.int32]] = []
+        self._rewards: list[NDArray[np.float64]] = []
+        self._without: tuple[list[int], list[int]] = ([], [])  # rows without action, reward
+        self._last: tuple[list[int], list[int]] = ([], [])  # rows that terminated, truncated
+        self._columns: list[list[LeafColumn]] = [
+            [] for group in self._leaves for _ in group
+        ]
+
+    def add(self, episode: Episode, part: StepColumns) -> int:
+        """Append the rows of one episode; returns how many bytes of data they hold."""
+        n, first_row = part.n_observations, self.n_rows
+        rewards = np.array(episode.rewards, dtype=np.float64)
+        n_rewards = len(rewards)
+        if part.steps is None:
+            steps = np.arange(n, dtype=np.int32)
+            env_times, agent_ids = steps, np.zeros(n, np.int32)
+            last_row = n_rewards - 1
+        else:
+            steps = np.array(part.steps, dtype=np.int32)
+            times = np.array([*(episode.env_times or ()), episode.n_steps], dtype=np.int32)
+            env_times = times[np.minimum(steps, len(times) - 1)]
+            agent_ids = np.array(part.agent_ids, dtype=np.int32)
+            rewarded = steps[steps < n_rewards]
+            last_row = len(rewarded) - 1 if len(rewarded) and rewarded[-1] == n_rewards - 1 else -1
+            rewards, n_rewards = rewards[rewarded], len(rewarded)
+        self._steps.append(steps)
+        self._env_times.append(env_times)
+        self._agent_ids.append(agent_ids)
+        self._rewards.append(rewards)
+        if n_rewards < n:
+            self._rewards.append(np.zeros(n - n_rewards))
+            self._without[1].extend(range(first_row + n_rewards, first_row + n))
+        if part.n_actions < n:
+            self._without[0].extend(range(first_row + part.n_actions, first_row + n))
+        if last_row >= 0:
+            if episode.ending == "terminated":
+                self._last[0].append(first_row + last_row)
+            elif episode.truncated_by:
+                self._last[1].append(first_row + last_row)
+        self._episodes.append((episode.spec.index, n))
+        n_bytes = 0
+        for collected, column in zip(
+            self._columns, (*part.observations, *part.actions), strict=True
+        ):
+            collected.append(column)
+            n_bytes += len(column.data)
+        self.n_rows += n
+        return n_bytes
+
+    def flush(self) -> EncodedSteps:
+        """Encode the rows collected so far."""
+        n = self.n_rows
+        rows_of = [rows for _, rows in self._episodes]
+        indices = np.repeat(
+            np.array([index for index, _ in self._episodes], dtype=np.int64), rows_of
+        )
+        has_action, has_reward = (_validity(n, rows) for rows in self._without)
+        arrays: list[pa.Array] = [
+            _primitive(pa.int64(), indices),
+            *(
+                _primitive(pa.int32(), np.concatenate(parts))
+                for parts in (self._steps, self._env_times, self._agent_ids)
+            ),
+        ]
+        n_observed = len(self._leaves[0])
+        for i, collected in enumerate(self._columns):
+            arrays.append(_leaf_array(collected, rows_of, None if i < n_observed else has_action))
+        arrays.append(_primitive(pa.float64(), np.concatenate(self._rewards), has_reward))
+        for rows in self._last:
+            flags = np.zeros(n, dtype=np.bool_)
+            flags[rows] = True
+            arrays.append(
+                pa.Array.from_buffers(pa.bool_(), n, [has_reward, pa.py_buffer(_bits(flags))])
+            )
+        record_batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self._schema, options=self._options) as writer:
+            writer.write_batch(record_batch)
+        stream = sink.getvalue()
+        start = len(self._schema_message)
+        message = stream.slice(start, stream.size - start - _N_STREAM_END_BYTES).to_pybytes()
+        self._clear()
+        return EncodedSteps(self._schema_message, message)
+
+
+def _field(leaf: Leaf, nullable: bool) -> pa.Field:
+    description: dict[str, Any] = {"path": list(leaf.path)}
+    if leaf.dtype is None:
+        arrow_type = plain_arrow_type(leaf.space)
+    else:
+        arrow_type = _element_type(leaf.dtype)
+        description |= {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
+        if leaf.shape:
+            arrow_type = pa.list_(arrow_type, int(np.prod(leaf.shape)))
+    return pa.field(
+        leaf.name, arrow_type, nullable=nullable, metadata={METADATA_KEY: json.dumps(description)}
+    )
+
+
+def _element_type(dtype: np.dtype[Any]) -> pa.DataType:
+    try:
+        return _ARROW_TYPES[str(dtype)]
+    except KeyError:
+        raise TypeError(
+            f"values of dtype {dtype} cannot be recorded; possible are {', '.join(_ARROW_TYPES)}"
+        ) from None
+
+
+def plain_arrow_type(space: Any) -> pa.DataType:
+    """Return the Arrow type of the plain form (see ``to_plain``) of the values of a space."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Text):
+        return pa.string()
+    if isinstance(space, spaces.Discrete):
+        return pa.int64()
+    if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+        element = _element_type(np.dtype(space.dtype))
+        return pa.list_(element, int(np.prod(space.shape))) if space.shape else element
+    if isinstance(space, spaces.Dict):
+        return pa.struct([(key, plain_arrow_type(child)) for key, child in space.spaces.items()])
+    if isinstance(space, spaces.Tuple):
+        return pa.struct([(str(i), plain_arrow_type(c)) for i, c in enumerate(space.spaces)])
+    if isinstance(space, spaces.Sequence):
+        return pa.list_(plain_arrow_type(space.feature_space))
+    if isinstance(space, spaces.Graph):
+        fields = [("nodes", pa.list_(plain_arrow_type(space.node_space)))]
+        if space.edge_space is not None:
+            fields.append(("edges", pa.list_(plain_arrow_type(space.edge_space))))
+            fields.append(("edge_links", pa.list_(pa.list_(pa.int32(), 2))))
+        return pa.struct(fields)
+    if isinstance(space, spaces.OneOf):
+        options = [(str(i), plain_arrow_type(child)) for i, child in enumerate(space.spaces)]
+        return pa.struct([("choice", pa.int64()), *options])
+    raise TypeError(f"values of the space {space} cannot be recorded; use the spaces of Gymnasium")
+
+
+def _leaf_array(
+    columns: Sequence[LeafColumn], rows: Sequence[int], validity: pa.Buffer | None
+) -> pa.Array:
+    leaf, n = columns[0].leaf, sum(rows)
+    if leaf.dtype is None:
+        values: list[Any] = []
+        for column, n_rows in zip(columns, rows, strict=True):
+            values.extend(column.values)
+            values.extend([None] * (n_rows - column.n))
+        return pa.array(values, plain_arrow_type(leaf.space))
+    size = int(np.prod(leaf.shape)) if leaf.shape else 1
+    element = _element_type(leaf.dtype)
+    parts: list[bytes] = []
+    for column, n_rows in zip(columns, rows, strict=True):
+        parts.append(column.data)
+        if column.n < n_rows:
+            parts.append(bytes(size * leaf.dtype.itemsize * (n_rows - column.n)))
+    data = b"".join(parts)
+    if leaf.dtype.kind == "b":
+        data = _bits(np.frombuffer(data, dtype=np.bool_))
+    buffer = pa.py_buffer(data)
+    if not leaf.shape:
+        return pa.Array.from_buffers(element, n, [validity, buffer])
+    child = pa.Array.from_buffers(element, n * size, [None, buffer])
+    return pa.Array.from_buffers(pa.list_(element, size), n, [validity], children=[child])
+
+
+def _primitive(
+    arrow_type: pa.DataType, values: NDArray[Any], validity: pa.Buffer | None = None
+) -> pa.Array:
+    return pa.Array.from_buffers(arrow_type, len(values), [validity, pa.py_buffer(values)])
+
+
+def _validity(n: int, missing: Sequence[int]) -> pa.Buffer | None:
+    if not missing:
+        return None
+    valid = np.ones(n, dtype=np.bool_)
+    valid[list(missing)] = False
+    return pa.py_buffer(_bits(valid))
+
+
+def _bits(flags: NDArray[np.bool_]) -> bytes:
+    return np.packbits(flags, bitorder="little").tobytes()

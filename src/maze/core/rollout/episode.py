@@ -1,0 +1,147 @@
+"""The values that a rollout is made of: what is to be played, and what was played.
+
+    EpisodeSpec --play--> Episode --encode--> EpisodeBatch --commit--> output directory
+
+Specs are fixed before anything is played. An ``Episode`` exists only where it was played. What
+leaves a process is an ``EpisodeBatch``: a row for each of several episodes and their data,
+already encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from maze.core.env.structured_env import StepKey
+from maze.core.events.event import Event
+from maze.core.seeding import EpisodeSpec as EpisodeSpec
+from maze.core.trajectory.columns import StepColumns
+
+Ending: TypeAlias = Literal["terminated", "truncated", "failed"]
+"""How an episode ended: by the task, by a limit, or by an error."""
+
+ENDINGS: tuple[Ending, ...] = ("terminated", "truncated", "failed")
+
+TruncatedBy: TypeAlias = Literal["", "env", "runner"]
+"""Whose limit cut the episode off; empty unless it was truncated."""
+
+FailurePlace: TypeAlias = Literal["construction", "reset", "step", "policy", "worker"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong in an episode that failed."""
+
+    place: FailurePlace
+    """Where: ``step`` and ``policy`` are about the step in ``step``."""
+    step: int
+    """Number of (sub-)steps completed before the failure."""
+    exception_type: str
+    """Name of the exception's type."""
+    message: str
+    """What the exception said."""
+    traceback: str
+    """As text; empty where there is none, as for a killed worker."""
+    is_contract_violation: bool = False
+    """Whether the interface was violated, in a way that is unlikely to be about this episode."""
+
+    def __str__(self) -> str:
+        where = f"{self.place} {self.step}" if self.place in ("step", "policy") else self.place
+        return f"{where}: {self.exception_type}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A played spec."""
+
+    spec: EpisodeSpec
+    episode_id: str
+    """Made from the index and the seeds, so that it is the same wherever the spec is played."""
+    ending: Ending
+    truncated_by: TruncatedBy
+    rewards: Sequence[float]
+    """One for each (sub-)step that was completed."""
+    env_times: Sequence[int] | None
+    """The structured step that each (sub-)step belongs to; ``None`` if each is its own."""
+    n_steps: int
+    """Number of structured steps completed."""
+    columns: Mapping[StepKey, StepColumns]
+    """Observations and actions by step key; one observation more than actions in all."""
+    events: Sequence[tuple[int, Event]]
+    """The environment's events with the time in which they happened."""
+    statistics: Mapping[str, float]
+    """Numbers measured on the episode, besides return and number of steps."""
+    digest: str
+    """Hash over observations, actions and rewards: equal for equal episodes."""
+    episode_return: float
+    """Sum of the rewards, correctly rounded."""
+    seconds: float
+    """Wall time from reset to end."""
+    env_seconds: float
+    """Time spent in the environment's ``reset`` and ``step``."""
+    policy_seconds: float
+    """Time spent in the policy; a share of the batch's time if several episodes ran together."""
+    n_nan: int = 0
+    """Observations and rewards of the episode that hold a NaN."""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """What the episode table says of one episode."""
+
+    episode_index: int
+    episode_id: str
+    env_seed: int
+    agent_seed: int
+    ending: Ending
+    truncated_by: TruncatedBy
+    episode_return: float
+    """Column ``return``. For a failed episode, of the steps so far."""
+    n_steps: int
+    """Structured steps."""
+    seconds: float
+    env_seconds: float
+    policy_seconds: float
+    attempts: int
+    """How often the episode was started; more than one after a worker died."""
+    digest: str
+    n_nan: int
+    error: str
+    """One line; empty unless failed."""
+    failure: Failure | None
+    statistics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EventText:
+    """The event log of one event type for the episodes of a batch, as text."""
+
+    columns: tuple[str, ...]
+    """Names of the columns after ``episode_id`` and ``env_time``."""
+    texts: tuple[bytes, ...]
+    """For each episode of the batch, its lines: UTF-8, tab separated, each ended by a newline."""
+
+
+@dataclass(frozen=True)
+class EncodedSteps:
+    """The trajectories of a batch for one step key: an Arrow IPC stream cut in two."""
+
+    schema: bytes
+    """The schema message. Equal for all batches of a run."""
+    batch: bytes
+    """The record batch message, compressed."""
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """Several finished episodes on their way from where they were played to the sinks."""
+
+    rows: tuple[EpisodeRow, ...]
+    trajectories: Mapping[StepKey, EncodedSteps] = field(default_factory=dict)
+    """Empty if no sink asked for trajectories."""
+    events: Mapping[str, EventText] = field(default_factory=dict)
+    """By name of the event type. Empty if no sink asked for event logs."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know about how these episodes were played."""

@@ -1,0 +1,179 @@
+"""The recipe of a rollout: all that a process needs in order to play episodes.
+
+Environment and policy may be given in many ways (a config, an object, an id, a callable). Here
+they become objects, always where they are used: a worker builds its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import cloudpickle
+import gymnasium as gym
+
+from maze.core.agent.policy import FlatPolicy, StructuredPolicy
+from maze.core.env.structured_env import StructuredEnv
+from maze.core.errors import ConfigError, MazeError
+from maze.core.factory import Factory, resolve
+from maze.core.rollout.encoding import EncoderOptions
+from maze.core.rollout.play import PlayOptions
+
+EnvSource: TypeAlias = "str | Mapping[str, Any] | gym.Env[Any, Any] | Callable[[], Any]"
+"""A Gymnasium id, a config with ``_target_``, an environment, or a function that makes one."""
+
+PolicySource: TypeAlias = (
+    "str | Mapping[str, Any] | StructuredPolicy | FlatPolicy | Callable[..., Any] | None"
+)
+"""``None`` or ``"random"``, a dotted path, a config with ``_target_``, a policy, a policy class,
+or a function from observation to action."""
+
+WrapperSource: TypeAlias = "Mapping[Any, Any] | Sequence[Any] | None"
+"""Dotted path or class to arguments, the first being the innermost; or a list of such."""
+
+
+class EnvRecipe:
+    """Makes the environments of a job.
+
+    An environment that was given as an object is used itself the first time, in the process it
+    was given in. Further ones, and those of other processes, are copies of what it was when the
+    recipe was made.
+    """
+
+    def __init__(self, source: EnvSource, wrappers: WrapperSource = None) -> None:
+        self._wrappers = wrappers
+        self._given: Any = None
+        self._snapshot: bytes | None = None
+        self._why_not = ""
+        self._source: Any = source
+        if isinstance(source, gym.Env):
+            self._given, self._source = source, None
+            try:
+                self._snapshot = cloudpickle.dumps(source)
+            except Exception as error:
+                self._why_not = f"{type(error).__name__}: {error}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the given object out: other processes get copies."""
+        if self._given is not None and self._snapshot is None:
+            raise self._cannot_copy()
+        return {**self.__dict__, "_given": None}
+
+    def build(self) -> StructuredEnv:
+        """Make an environment with its wrappers."""
+        return self._wrap(self._make())
+
+    def take_given(self) -> StructuredEnv | None:
+        """Return the environment that was given as an object, once; then ``None``."""
+        given, self._given = self._given, None
+        return None if given is None else self._wrap(given)
+
+    def _make(self) -> Any:
+        if self._source is None:
+            if self._snapshot is None:
+                raise self._cannot_copy()
+            return cloudpickle.loads(self._snapshot)
+        source = self._source
+        if isinstance(source, str):
+            return source
+        if isinstance(source, Mapping):
+            return Factory(gym.Env, where="env").build(source)
+        if callable(source):
+            return source()
+        raise ConfigError(
+            f"env is {source!r} ({type(source).__name__}), expected a Gymnasium id, a config with"
+            " _target_, an environment, or a function that makes one"
+        )
+
+    def _wrap(self, env: Any) -> StructuredEnv:
+        from maze.core.wrappers.apply import apply_wrappers
+        from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
+
+        if isinstance(env, str) or (
+            isinstance(env, gym.Env) and not isinstance(env, StructuredEnv)
+        ):
+            env = GymMazeEnv(env)
+        if not isinstance(env, StructuredEnv):
+            raise ConfigError(
+                f"the function given as env made {env!r} ({type(env).__name__}), expected an"
+                " environment"
+            )
+        return apply_wrappers(env, self._wrappers)
+
+    def _cannot_copy(self) -> ConfigError:
+        return ConfigError(
+            "the environment was given as an object and cannot be copied into another process or"
+            f" lane ({self._why_not}). Give a function that makes it instead, for instance"
+            " env=lambda: MyEnv(...), or a config with _target_"
+        )
+
+
+def build_policy(source: PolicySource, env: StructuredEnv) -> StructuredPolicy:
+    """Make the policy for an environment."""
+    offers = {
+        "action_spaces": env.action_spaces,
+        "observation_spaces": env.observation_spaces,
+        "agent_counts": env.agent_counts,
+    }
+    if source is None or source == "random":
+        from maze.core.agent.random_policy import RandomPolicy
+
+        return RandomPolicy(env.action_spaces)
+    if isinstance(source, str):
+        source = resolve(source)
+    if isinstance(source, type):
+        source = {"_target_": source}
+    if isinstance(source, Mapping):
+        built = Factory(object, where="policy").build(source, **offers)
+        if isinstance(built, type | Mapping):
+            raise ConfigError(f"the policy config makes {built!r}, expected a policy")
+        return build_policy(built, env)
+    if isinstance(source, StructuredPolicy):
+        return source
+    if isinstance(source, FlatPolicy):
+        from maze.core.agent.flat_policies import FlatPolicies
+
+        if len(env.action_spaces) != 1:
+            raise ConfigError(
+                f"{type(source).__name__} is a FlatPolicy, which decides for one step key, but the"
+                f" environment has {list(env.action_spaces)}. Give one for each:"
+                " FlatPolicies({step_key: policy, ...})"
+            )
+        return FlatPolicies({next(iter(env.action_spaces)): source})
+    if callable(source):
+        from maze.core.agent.callable_policy import CallablePolicy
+
+        return CallablePolicy(source, env.action_spaces, env.observation_spaces)
+    raise ConfigError(
+        f"policy is {source!r} ({type(source).__name__}), expected a StructuredPolicy, a"
+        " FlatPolicy, a config with _target_, or a function from observation to action"
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs in order to play episodes. Can be sent to another process."""
+
+    env: EnvRecipe
+    policy: PolicySource = None
+    play: PlayOptions = field(default_factory=PlayOptions)
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    deterministic: bool = True
+    n_lanes: int = 1
+    """Episodes that one process plays side by side."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that describe the run in each trajectory file."""
+
+    def to_bytes(self) -> bytes:
+        """Return the job in a form that another process of this run can load."""
+        try:
+            return bytes(cloudpickle.dumps(self))
+        except MazeError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"environment or policy cannot be sent to worker processes"
+                f" ({type(error).__name__}: {error}). Give a config, a class or a function that"
+                " makes it there, or use runner=sequential"
+            ) from error

@@ -1,0 +1,157 @@
+"""Plays specs of a job in this process. Runners differ only in where players live."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from maze.core.env.structured_env import StructuredEnv
+from maze.core.errors import ConfigError, MazeError
+from maze.core.rollout.encoding import BatchEncoder
+from maze.core.rollout.episode import Episode, EpisodeBatch, EpisodeSpec
+from maze.core.rollout.job import Job, build_policy
+from maze.core.rollout.play import Lane, drive, seed_global_generators
+
+# A batch is handed over when it is worth encoding, and soon enough that little is lost if the
+# process dies and that progress can be seen.
+BATCH_STEPS = 8192
+BATCH_BYTES = 4 * 2**20
+BATCH_SECONDS = 0.25
+
+
+class Player:
+    """Environments, policy and encoder of one process. Use it as a context manager.
+
+    It puts the global random generators back to what they were before.
+    """
+
+    def __init__(
+        self, job: Job, *, after_step: Callable[[StructuredEnv], None] | None = None
+    ) -> None:
+        self._job = job
+        self._after_step = after_step
+        self._warned = False
+
+    def __enter__(self) -> Player:
+        """Build everything. Whatever goes wrong here is about the configuration."""
+        job = self._job
+        self._generators = _global_states()
+        self._lanes = [
+            Lane(
+                job.env.build,
+                job.play,
+                shares_process=job.n_lanes > 1,
+                after_step=self._after_step,
+                given=job.env.take_given() if i == 0 else None,
+            )
+            for i in range(job.n_lanes)
+        ]
+        try:
+            env = self._lanes[0].open()
+        except MazeError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"the environment cannot be built: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            self._policy = build_policy(job.policy, env)
+        except MazeError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"the policy cannot be built: {type(error).__name__}: {error}"
+            ) from error
+        self._encoder = BatchEncoder(env, job.encoder, job.metadata)
+        if job.n_lanes > 1:
+            seed_global_generators(0)
+            self._untouched = _global_states()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        exception_traceback: TracebackType | None,
+    ) -> None:
+        """Close the environments."""
+        for lane in self._lanes:
+            lane.close()
+        _restore_global_states(self._generators)
+
+    def play(
+        self,
+        next_spec: Callable[[bool], EpisodeSpec | None],
+        *,
+        attempts: Mapping[int, int] | None = None,
+        on_end: Callable[[Episode], None] | None = None,
+    ) -> Iterator[EpisodeBatch]:
+        """Play specs until there are no more, see ``drive``, and yield them in batches.
+
+        Args:
+            next_spec: see ``drive``.
+            attempts: how often an episode was started, if not once, by its index.
+            on_end: called with each episode when it has ended.
+        """
+        encoder, deadline = self._encoder, perf_counter() + BATCH_SECONDS
+        for episode in drive(self._lanes, self._policy, next_spec, self._job.deterministic):
+            encoder.add(episode, attempts.get(episode.spec.index, 1) if attempts else 1)
+            if on_end is not None:
+                on_end(episode)
+            if (
+                encoder.n_steps >= BATCH_STEPS
+                or encoder.n_bytes >= BATCH_BYTES
+                or perf_counter() >= deadline
+                or episode.failure is not None
+            ):
+                batch = self.flush()
+                if batch is not None:
+                    yield batch
+                deadline = perf_counter() + BATCH_SECONDS
+        batch = self.flush()
+        if batch is not None:
+            yield batch
+
+    def flush(self) -> EpisodeBatch | None:
+        """Return the episodes that have ended and were not handed over yet, if any."""
+        if not len(self._encoder):
+            return None
+        return self._encoder.flush(self._warnings())
+
+    def _warnings(self) -> tuple[str, ...]:
+        if self._job.n_lanes == 1 or self._warned or _same(_global_states(), self._untouched):
+            return ()
+        self._warned = True
+        return (
+            "The environment or the policy draws from a global random generator (random,"
+            " numpy.random or torch). With several lanes in a process such episodes cannot be"
+            " reproduced: use runner.n_lanes=1.",
+        )
+
+
+def _global_states() -> tuple[Any, ...]:
+    torch = sys.modules.get("torch")
+    return (
+        random.getstate(),
+        np.random.get_state(),
+        None if torch is None else torch.get_rng_state(),
+    )
+
+
+def _restore_global_states(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    if states[2] is not None:
+        sys.modules["torch"].set_rng_state(states[2])
+
+
+def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    same_numpy = a[1][2] == b[1][2] and np.array_equal(a[1][1], b[1][1])
+    same_torch = a[2] is None or b[2] is None or bool((a[2] == b[2]).all())
+    return bool(a[0] == b[0] and same_numpy and same_torch)

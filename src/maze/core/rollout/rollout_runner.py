@@ -1,0 +1,352 @@
+"""What all runners have in common: from a request to a result.
+
+A runner says *where* episodes are played: it implements ``episodes``. Planning, statistics,
+recording, progress and the handling of interrupts are here, and are the same for all of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal, get_args
+
+from maze.core.errors import ConfigError, ContractError, RunStoppedError
+from maze.core.output_directory import default_output_directory
+from maze.core.rollout.encoding import EncoderOptions
+from maze.core.rollout.episode import EpisodeBatch, EpisodeRow, EpisodeSpec
+from maze.core.rollout.job import EnvRecipe, EnvSource, Job, PolicySource, WrapperSource
+from maze.core.rollout.play import OnNaN, OnOutOfSpace, PlayOptions
+from maze.core.rollout.progress import Progress
+from maze.core.rollout.result import RolloutResult
+from maze.core.seeding import Seeding
+from maze.core.sinks.event_log_sink import EventLogSink
+from maze.core.sinks.ledger_sink import LedgerSink
+from maze.core.sinks.sink import Sink
+from maze.core.sinks.trajectory_sink import TrajectorySink
+from maze.core.statistics.run_statistics import RunStatistics
+from maze.version import __version__
+
+OnError = Literal["record", "stop"]
+
+
+class RolloutRunner(ABC):
+    """Plays a policy in an environment for a number of episodes.
+
+    Args:
+        n_episodes: in the whole run.
+        max_episode_steps: (structured) steps after which an episode is cut off; 0 for no limit
+            but the environment's own.
+        record_trajectory: whether observations, actions and rewards go to ``trajectory_data``.
+        record_event_logs: whether events go to ``event_logs``.
+        deterministic: whether the policy takes its most likely action instead of sampling one.
+        n_lanes: episodes that one process plays side by side, so that a policy network is asked
+            for a batch of actions. Does not change what is played.
+        on_error: what an exception in the environment or the policy does: ``record`` the episode
+            as failed and go on, or ``stop`` the run.
+        on_nan: what a NaN among observations or rewards does: ``fail`` the episode, only
+            ``count`` it, or ``stop`` the run.
+        on_out_of_space: what an observation or action outside its space's bounds does: ``stop``
+            the run, ``fail`` the episode, or ``allow`` it.
+        wrappers: dotted path or class to arguments, the first being the innermost.
+            ``run_with(wrappers=...)`` takes their place.
+        output_dir: where to write. ``None``: ``outputs/<date>/<time>`` below the current
+            directory if anything is recorded, else nowhere.
+        show_progress: whether to draw a progress bar. ``None``: if stderr is a terminal.
+
+    A runner holds options only: it can be run any number of times.
+    """
+
+    n_processes = 1
+
+    def __init__(
+        self,
+        n_episodes: int = 50,
+        max_episode_steps: int | None = 200,
+        record_trajectory: bool = True,
+        record_event_logs: bool = True,
+        *,
+        deterministic: bool = True,
+        n_lanes: int = 1,
+        on_error: OnError = "record",
+        on_nan: OnNaN = "fail",
+        on_out_of_space: OnOutOfSpace = "stop",
+        wrappers: WrapperSource = None,
+        output_dir: str | Path | None = None,
+        show_progress: bool | None = None,
+    ) -> None:
+        self.n_episodes = check_count("n_episodes", n_episodes, 1)
+        self.max_episode_steps = check_count("max_episode_steps", max_episode_steps or 0, 0)
+        self.record_trajectory = check_flag("record_trajectory", record_trajectory)
+        self.record_event_logs = check_flag("record_event_logs", record_event_logs)
+        self.deterministic = check_flag("deterministic", deterministic)
+        self.n_lanes = check_count("n_lanes", n_lanes, 1)
+        self.on_error = check_word("on_error", on_error, get_args(OnError))
+        self.on_nan = check_word("on_nan", on_nan, get_args(OnNaN))
+        self.on_out_of_space = check_word(
+            "on_out_of_space", on_out_of_space, get_args(OnOutOfSpace)
+        )
+        self.wrappers = wrappers
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.show_progress = show_progress
+
+    @abstractmethod
+    def episodes(self, job: Job, specs: Sequence[EpisodeSpec]) -> Iterator[EpisodeBatch]:
+        """Play each spec once, and yield the finished episodes in batches, in any order.
+
+        On ``KeyboardInterrupt`` it may yield more batches of finished episodes, and then raises
+        it again.
+        """
+
+    def run_with(
+        self,
+        env: EnvSource,
+        agent: PolicySource = None,
+        wrappers: WrapperSource = None,
+        *,
+        seeding: Seeding | None = None,
+        output_dir: str | Path | None = None,
+        config: Mapping[str, Any] | None = None,
+        command: str = "",
+    ) -> RolloutResult:
+        """Play the episodes.
+
+        Args:
+            env: a Gymnasium id, a config with ``_target_``, an environment, or a function that
+                makes one.
+            agent: a policy, a config with ``_target_``, or a function from observation to
+                action. ``None``: random actions.
+            wrappers: take the place of the runner's.
+            seeding: ``None``: base seeds are drawn by chance (and stored).
+            output_dir: takes the place of the runner's.
+            config: written to ``config.yaml``. ``None``: made from the arguments.
+            command: what was typed, for the record.
+
+        Returns:
+            Statistics, endings, timing and the table of episodes. Interrupted by Ctrl-C, those of
+            the episodes finished by then.
+
+        Raises:
+            ConfigError: If environment, policy or an option cannot be used.
+            ContractError: If environment or policy violate their interface.
+            RunStoppedError: If an option asked for stopping at what happened.
+        """
+        started = perf_counter()
+        seeding = (seeding or Seeding()).resolved()
+        plan = seeding.plan(self.n_episodes)
+        wrappers = self.wrappers if wrappers is None else wrappers
+        directory = self._directory(output_dir)
+        if config is None:
+            config = self._describe(env, agent, wrappers, seeding)
+        job = self._job(env, agent, wrappers, config, directory)
+        statistics = RunStatistics()
+        ledger = LedgerSink(directory, config, command)
+        sinks: list[Sink] = [ledger]
+        if directory is not None:
+            if self.record_event_logs:
+                sinks.insert(0, EventLogSink(directory / "event_logs"))
+            if self.record_trajectory:
+                sinks.insert(0, TrajectorySink(directory / "trajectory_data"))
+        interrupted, stopping = False, None
+        warnings: list[str] = [plan.warning] if plan.warning else []
+        for sink in sinks:
+            sink.open()
+        batches = self.episodes(job, plan)
+        try:
+            with Progress(len(plan), self.show_progress) as progress:
+                for batch in batches:
+                    for sink in sinks:
+                        sink.write(batch)
+                    statistics.add(batch)
+                    warnings.extend(text for text in batch.warnings if text not in warnings)
+                    progress.update(
+                        statistics.n_episodes, statistics.n_steps, statistics.mean_return
+                    )
+                    stopping = self._reason_to_stop(batch)
+                    if stopping is not None:
+                        break
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+            for sink in sinks:
+                sink.close()
+        env_name, policy_name = _names(config)
+        result = RolloutResult(
+            statistics=statistics.summaries(),
+            endings=statistics.endings,
+            n_truncated_by_runner=statistics.n_truncated_by_runner,
+            n_nan=statistics.n_nan,
+            n_requested=len(plan),
+            n_done=statistics.n_episodes,
+            n_steps=statistics.n_steps,
+            wall_seconds=perf_counter() - started,
+            time_split=statistics.time_split(),
+            n_processes=min(self.n_processes, len(plan)),
+            env_base_seed=None if seeding.explicit_env_seeds else seeding.env_base_seed,
+            agent_base_seed=None if seeding.explicit_agent_seeds else seeding.agent_base_seed,
+            episodes=ledger.episode_table(),
+            output_directory=directory,
+            failures=statistics.failures,
+            warnings=tuple(warnings),
+            interrupted=interrupted,
+            stopped_because="" if stopping is None else stopping.error,
+            env_name=env_name,
+            policy_name=policy_name,
+        )
+        ledger.write_statistics(result.to_json_dict())
+        if stopping is not None:
+            raise _stopped(stopping, result)
+        return result
+
+    def _directory(self, output_dir: str | Path | None) -> Path | None:
+        if output_dir is not None:
+            return Path(output_dir)
+        if self.output_dir is not None:
+            return self.output_dir
+        if self.record_trajectory or self.record_event_logs:
+            return default_output_directory()
+        return None
+
+    def _job(
+        self,
+        env: EnvSource,
+        agent: PolicySource,
+        wrappers: WrapperSource,
+        config: Mapping[str, Any],
+        directory: Path | None,
+    ) -> Job:
+        recorded = directory is not None
+        return Job(
+            env=EnvRecipe(env, wrappers),
+            policy=agent,
+            play=PlayOptions(
+                self.max_episode_steps,
+                self.on_nan,  # type: ignore[arg-type]
+                self.on_out_of_space,  # type: ignore[arg-type]
+            ),
+            encoder=EncoderOptions(
+                keep_trajectories=self.record_trajectory and recorded,
+                keep_events=self.record_event_logs and recorded,
+            ),
+            deterministic=self.deterministic,
+            n_lanes=min(self.n_lanes, self.n_episodes),
+            metadata={"config": config, "versions": versions()},
+        )
+
+    def _describe(
+        self, env: EnvSource, agent: PolicySource, wrappers: WrapperSource, seeding: Seeding
+    ) -> dict[str, Any]:
+        """Describe a run that was set up in Python in the form of a config."""
+        options = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("wrappers", "output_dir", "show_progress")
+        }
+        kind = type(self)
+        return {
+            "runner": {"_target_": f"{kind.__module__}.{kind.__qualname__}", **options},
+            "env": _plain(env),
+            "policy": _plain("random" if agent is None else agent),
+            "wrappers": _plain(wrappers or {}),
+            "seeding": {
+                name: None if value is None else _plain(value)
+                for name, value in vars(seeding).items()
+            },
+        }
+
+    def _reason_to_stop(self, batch: EpisodeBatch) -> EpisodeRow | None:
+        for row in batch.rows:
+            if row.failure is not None and (
+                row.failure.is_contract_violation or self.on_error == "stop"
+            ):
+                return row
+        return None
+
+
+def _stopped(row: EpisodeRow, result: RolloutResult) -> Exception:
+    """Return the error that tells why a run was stopped."""
+    failure = row.failure
+    assert failure is not None
+    where = f"step {failure.step}" if failure.place in ("step", "policy") else failure.place
+    whose = "policy" if failure.place == "policy" else "environment"
+    place = (
+        f"in episode {row.episode_index} (env_seed={row.env_seed}, agent_seed={row.agent_seed}),"
+        f" {where}"
+    )
+    if failure.is_contract_violation:
+        return ContractError(f"{whose}, {place}: {failure.message}")
+    text = failure.traceback.strip() or f"{failure.exception_type}: {failure.message}"
+    return RunStoppedError(f"stopped by an error of the {whose} {place}:\n{text}", result)
+
+
+def check_count(name: str, value: Any, minimum: int) -> int:
+    """Check that an option is a whole number that is large enough."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(
+            f"'runner.{name}' is {value!r} ({type(value).__name__}), expected a whole number"
+        )
+    if value < minimum:
+        raise ConfigError(f"'runner.{name}' is {value}, expected at least {minimum}")
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Check that an option is true or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(
+            f"'runner.{name}' is {value!r} ({type(value).__name__}), expected true or false"
+        )
+    return value
+
+
+def check_word(name: str, value: Any, words: Sequence[str]) -> str:
+    """Check that an option is one of some words."""
+    if value not in words:
+        raise ConfigError(f"'runner.{name}' is {value!r}, expected one of: {', '.join(words)}")
+    return str(value)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a recording may depend on."""
+    import gymnasium
+    import numpy
+
+    return {
+        "maze": __version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "gymnasium": gymnasium.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Turn what a run was set up with into values that YAML and JSON can hold."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain_key(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, type) or callable(value):
+        return _plain_key(value)
+    return " ".join(repr(value).split())
+
+
+def _plain_key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    module, name = getattr(key, "__module__", None), getattr(key, "__qualname__", None)
+    return f"{module}.{name}" if module and name else " ".join(repr(key).split())
+
+
+def _names(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Name environment and policy in a word each."""
+    env, policy = config.get("env"), config.get("policy")
+    if isinstance(env, Mapping):
+        env = env.get("name") or str(env.get("_target_", "")).rsplit(".", 1)[-1]
+    if isinstance(policy, Mapping):
+        policy = str(policy.get("_target_", "")).rsplit(".", 1)[-1]
+    return str(env), str(policy)

@@ -1,0 +1,142 @@
+"""The ledger of a run: what was asked for, and a row for every episode that was finished.
+
+Rows are appended to ``journal.jsonl`` as they come, one line a batch, after the batch's data was
+written by the other sinks. So whatever the journal lists is there. At the end the episode table
+is made from the journal; the rows themselves are not held in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TextIO
+
+from maze.core.errors import OutputError
+from maze.core.rollout.episode import EpisodeBatch, EpisodeRow, Failure
+from maze.core.rollout.episode_table import EpisodeTable, EpisodeTableBuilder
+from maze.core.sinks.sink import Sink
+
+CONFIG_FILE = "config.yaml"
+JOURNAL_FILE = "journal.jsonl"
+EPISODES_FILE = "episodes.parquet"
+STATISTICS_FILE = "statistics.json"
+
+_ROW_FIELDS = tuple(field.name for field in fields(EpisodeRow))
+
+
+class LedgerSink(Sink):
+    """Writes ``config.yaml``, ``journal.jsonl``, ``episodes.parquet`` and ``statistics.json``.
+
+    Without a directory it keeps the rows in memory instead.
+    """
+
+    def __init__(
+        self, directory: Path | None, config: Mapping[str, Any], command: str = ""
+    ) -> None:
+        self._directory = directory
+        self._config = config
+        self._command = command
+        self._journal: TextIO | None = None
+        self._rows = EpisodeTableBuilder()
+        self._table: EpisodeTable | None = None
+
+    def open(self) -> None:
+        """Take the directory into use. Raises ``OutputError`` if it holds a run already."""
+        if self._directory is None:
+            return
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._journal = (self._directory / JOURNAL_FILE).open("x", encoding="utf-8")
+            _write_config(self._directory / CONFIG_FILE, self._config, self._command)
+        except FileExistsError:
+            raise OutputError(
+                f"{self._directory} holds a run already. Choose another directory"
+                " (hydra.run.dir=... or output_dir=...)"
+            ) from None
+        except OSError as error:
+            raise OutputError(
+                f"cannot write into {self._directory}: {error.strerror or error}. Choose another"
+                " directory (hydra.run.dir=... or output_dir=...)"
+            ) from error
+
+    def write(self, batch: EpisodeBatch) -> None:
+        """Append the rows."""
+        if self._journal is None:
+            self._rows.add(batch.rows)
+            return
+        line = {name: [_to_json(getattr(row, name)) for row in batch.rows] for name in _ROW_FIELDS}
+        self._journal.write(json.dumps(line, allow_nan=False) + "\n")
+        self._journal.flush()
+
+    def close(self) -> None:
+        """Make the episode table."""
+        if self._journal is not None and self._directory is not None:
+            self._journal.close()
+            for rows in read_journal(self._directory / JOURNAL_FILE):
+                self._rows.add(rows)
+            self._table = self._rows.build()
+            self._table.write_parquet(self._directory / EPISODES_FILE)
+        else:
+            self._table = self._rows.build()
+
+    def episode_table(self) -> EpisodeTable:
+        """Return the table of all finished episodes; to be called after ``close``."""
+        assert self._table is not None, "the ledger is not closed yet"
+        return self._table
+
+    def write_statistics(self, statistics: Mapping[str, Any]) -> None:
+        """Write ``statistics.json``, the last file of a run."""
+        if self._directory is not None:
+            path = self._directory / STATISTICS_FILE
+            write_atomically(path, json.dumps(statistics, indent=2, allow_nan=False) + "\n")
+
+
+def read_journal(path: Path) -> Iterator[tuple[EpisodeRow, ...]]:
+    """Yield the rows of each batch of a journal. A last line that was not finished is left out."""
+    with path.open(encoding="utf-8") as journal:
+        for line in journal:
+            if not line.endswith("\n"):
+                return
+            columns = json.loads(line)
+            yield tuple(
+                _row_from_json(dict(zip(columns, values, strict=True)))
+                for values in zip(*columns.values(), strict=True)
+            )
+
+
+def _row_from_json(values: dict[str, Any]) -> EpisodeRow:
+    for name in ("episode_return", "seconds", "env_seconds", "policy_seconds"):
+        values[name] = float(values[name])
+    values["statistics"] = {name: float(value) for name, value in values["statistics"].items()}
+    if values["failure"] is not None:
+        values["failure"] = Failure(**values["failure"])
+    return EpisodeRow(**values)
+
+
+def _to_json(value: Any) -> Any:
+    """Make a value of a row fit JSON, which has no NaN and no infinities: they become strings."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Failure):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _to_json(item) for key, item in value.items()}
+    return value
+
+
+def _write_config(path: Path, config: Mapping[str, Any], command: str) -> None:
+    import yaml
+
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    write_atomically(path, (f"# {' '.join(command.split())}\n" if command else "") + text)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is either there as a whole or not at all."""
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

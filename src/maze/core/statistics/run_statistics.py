@@ -1,0 +1,136 @@
+"""Statistics over the episodes of a run, taken in as they finish.
+
+Each value costs eight bytes, so they can all be kept until the end. Nothing that describes the
+episodes depends on the order in which they were added: summaries are computed from correctly
+rounded sums, names come out sorted, and the failures that are kept are those with the lowest
+episode index.
+"""
+
+from __future__ import annotations
+
+import bisect
+from array import array
+from collections.abc import Iterable
+
+from maze.core.rollout.episode import ENDINGS, Ending, EpisodeBatch, EpisodeRow
+from maze.core.statistics.summary import Summary, summarize
+
+N_FAILURES_KEPT = 5
+
+
+class RunStatistics:
+    """Sums up finished episodes.
+
+    Failed episodes are counted, and are left out of the summaries.
+
+    An episode in which nothing happened that a statistic is about has no value for it. For
+    statistics whose name ends in ``.count`` or ``.count/<group>`` that is a 0. For any other, as
+    the mean of an attribute, it is not a number of any kind, and the summary covers only the
+    episodes that have one (see ``Summary.n``).
+    """
+
+    endings: dict[Ending, int]
+    """Number of episodes by how they ended."""
+    n_truncated_by_runner: int
+    """Truncated episodes that the runner's own step limit cut off."""
+    n_nan: int
+    """Observations and rewards with a NaN, in all episodes."""
+    n_steps: int
+    """Structured steps of all episodes, the failed ones' included."""
+    seconds: float
+    """Sum of the episodes' wall times. Episodes played side by side each count in full."""
+    env_seconds: float
+    policy_seconds: float
+
+    def __init__(self) -> None:
+        self.endings = dict.fromkeys(ENDINGS, 0)
+        self.n_truncated_by_runner = 0
+        self.n_nan = 0
+        self.n_steps = 0
+        self.seconds = 0.0
+        self.env_seconds = 0.0
+        self.policy_seconds = 0.0
+        self._returns = array("d")
+        self._step_counts = array("d")
+        self._statistics: dict[str, array[float]] = {}
+        self._sum_of_returns = 0.0
+        self._failures: list[EpisodeRow] = []
+
+    def add(self, batch: EpisodeBatch) -> None:
+        """Take in the episodes of a batch. Each episode is to be added once."""
+        self.add_rows(batch.rows)
+
+    def add_rows(self, rows: Iterable[EpisodeRow]) -> None:
+        """Take in episodes by their rows, such as those of a table that was read back."""
+        for row in rows:
+            self._add_row(row)
+
+    @property
+    def n_episodes(self) -> int:
+        """Number of episodes added, failed ones included."""
+        return sum(self.endings.values())
+
+    @property
+    def mean_return(self) -> float:
+        """Mean return of the episodes so far without the failed ones; NaN if there are none."""
+        return self._sum_of_returns / len(self._returns) if self._returns else float("nan")
+
+    @property
+    def failures(self) -> tuple[EpisodeRow, ...]:
+        """The first few failed episodes, by episode index."""
+        return tuple(self._failures)
+
+    def summaries(self) -> dict[str, Summary]:
+        """Summarise ``return``, ``n_steps`` and then each episode statistic, sorted by name."""
+        summaries = {"return": summarize(self._returns), "n_steps": summarize(self._step_counts)}
+        for name in sorted(self._statistics):
+            values = self._statistics[name]
+            if _is_count(name):
+                values = values + array("d", bytes(8 * (len(self._returns) - len(values))))
+            summaries[name] = summarize(values)
+        return summaries
+
+    def time_split(self, busy_seconds: float | None = None) -> dict[str, float]:
+        """Split time into the ``environment``'s, the ``policy``'s and ``recording``.
+
+        Args:
+            busy_seconds: that the processes spent on playing and encoding, summed over them.
+                ``None``: the sum of the episodes' wall times, which leaves out what is done
+                after an episode's end, and is too much if episodes were played side by side.
+
+        Returns:
+            Seconds. ``recording`` is all that is left, the episode loop included.
+        """
+        busy_seconds = self.seconds if busy_seconds is None else busy_seconds
+        return {
+            "environment": self.env_seconds,
+            "policy": self.policy_seconds,
+            "recording": max(0.0, busy_seconds - self.env_seconds - self.policy_seconds),
+        }
+
+    def _add_row(self, row: EpisodeRow) -> None:
+        self.endings[row.ending] += 1
+        self.n_truncated_by_runner += row.truncated_by == "runner"
+        self.n_nan += row.n_nan
+        self.n_steps += row.n_steps
+        self.seconds += row.seconds
+        self.env_seconds += row.env_seconds
+        self.policy_seconds += row.policy_seconds
+        if row.ending == "failed":
+            bisect.insort(self._failures, row, key=lambda failed: failed.episode_index)
+            del self._failures[N_FAILURES_KEPT:]
+            return
+        self._returns.append(row.episode_return)
+        self._step_counts.append(row.n_steps)
+        self._sum_of_returns += row.episode_return
+        for name, value in row.statistics.items():
+            values = self._statistics.get(name)
+            if values is None:
+                values = self._statistics[name] = array("d")
+            values.append(value)
+
+
+def _is_count(name: str) -> bool:
+    # The group may hold anything, dots and slashes included; the event type and the statistic's
+    # name hold no slash.
+    return name.split("/", 1)[0].endswith(".count")

@@ -1,0 +1,525 @@
+"""From observations and actions to columns.
+
+Each leaf of a space (a Box, a Discrete, ... below its Dicts and Tuples) becomes one column. A
+value is copied when it is recorded, since many environments hand out the same buffer again and
+again. What can be told from types, dtypes and shapes is checked for every value before it goes
+any further; bounds and NaN are checked for all the values of an episode at once, at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from maze.core.errors import SpaceError
+
+Role: TypeAlias = Literal["observation", "action"]
+Path: TypeAlias = tuple[str | int, ...]
+
+_INTEGER_TYPES = frozenset(
+    {int, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64}
+)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A leaf of a space, and the column that holds it."""
+
+    name: str
+    """Column name: role and path joined by dots. The path ``("observation",)`` of a plain
+    environment's only observation is left out, likewise ``("action",)``."""
+    path: Path
+    """Keys and indices that lead from the step key's Dict space to the leaf."""
+    space: spaces.Space[Any]
+    dtype: np.dtype[Any] | None
+    """Of the values, or ``None`` for a ragged leaf, whose values are not arrays of one shape."""
+    shape: tuple[int, ...] = ()
+    """Of one value; ``()`` for a ragged leaf."""
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether the values differ in size (Text, Sequence, Graph, OneOf)."""
+        return self.dtype is None
+
+
+@dataclass(frozen=True)
+class LeafColumn:
+    """The values of a leaf in one episode."""
+
+    leaf: Leaf
+    n: int
+    """Number of values."""
+    data: bytes = b""
+    """The values one after the other in C order; empty for a ragged leaf."""
+    values: Sequence[Any] = ()
+    """The values of a ragged leaf, in plain Python types (see ``to_plain``)."""
+
+    def array(self) -> NDArray[Any]:
+        """Return the values as a read-only array of shape ``(n, *leaf.shape)``."""
+        return np.frombuffer(self.data, dtype=self.leaf.dtype).reshape(self.n, *self.leaf.shape)
+
+    def first(self, n: int) -> LeafColumn:
+        """Return the column cut to its first ``n`` values."""
+        if n >= self.n:
+            return self
+        size = len(self.data) // self.n
+        return replace(self, n=n, data=self.data[: n * size], values=self.values[:n])
+
+    def digest_parts(self) -> Iterator[bytes]:
+        """Yield what the episode's digest is computed from."""
+        if self.leaf.is_ragged:
+            yield repr(list(self.values)).encode()
+        else:
+            yield self.data
+
+
+@dataclass(frozen=True)
+class StepColumns:
+    """What was seen and done in the sub-steps of one step key in one episode."""
+
+    observations: tuple[LeafColumn, ...]
+    """One column for each leaf of the observation space."""
+    actions: tuple[LeafColumn, ...]
+    """One column for each leaf of the action space."""
+    n_observations: int
+    n_actions: int
+    """Equal to ``n_observations``, or one less where the episode ended on an observation."""
+    steps: Sequence[int] | None = None
+    """Index of the sub-step, counted over all step keys, of each observation. ``None``: they are
+    consecutive from 0, as in every flat environment."""
+    agent_ids: Sequence[int] | None = None
+    """Which agent saw each observation. ``None``: always 0."""
+
+    def first(self, n_observations: int, n_actions: int) -> StepColumns:
+        """Return the columns cut to their first rows."""
+        return StepColumns(
+            observations=tuple(column.first(n_observations) for column in self.observations),
+            actions=tuple(column.first(n_actions) for column in self.actions),
+            n_observations=min(n_observations, self.n_observations),
+            n_actions=min(n_actions, self.n_actions),
+            steps=None if self.steps is None else self.steps[:n_observations],
+            agent_ids=None if self.agent_ids is None else self.agent_ids[:n_observations],
+        )
+
+
+class Offence(NamedTuple):
+    """The first value of a column that does not belong there."""
+
+    index: int
+    kind: Literal["nan", "outside"]
+    message: str
+
+
+def leaves(space: spaces.Space[Any], role: Role) -> tuple[Leaf, ...]:
+    """Return the leaves of a space in the order of their recording."""
+    is_plain = isinstance(space, spaces.Dict) and list(space.spaces) == [role]
+    return tuple(_leaves(space, role, (), skip_first=is_plain))
+
+
+def _leaves(space: spaces.Space[Any], role: Role, path: Path, skip_first: bool) -> Iterator[Leaf]:
+    if isinstance(space, spaces.Dict):
+        for key, child in space.spaces.items():
+            yield from _leaves(child, role, (*path, key), skip_first)
+    elif isinstance(space, spaces.Tuple):
+        for index, child in enumerate(space.spaces):
+            yield from _leaves(child, role, (*path, index), skip_first)
+    else:
+        named = path[1:] if skip_first else path
+        name = ".".join([role, *(str(part).replace(".", "\\.") for part in named)])
+        if isinstance(space, spaces.Discrete):
+            yield Leaf(name, path, space, np.dtype(np.int64))
+        elif isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+            yield Leaf(name, path, space, np.dtype(space.dtype), tuple(space.shape or ()))
+        else:
+            yield Leaf(name, path, space, None)
+
+
+class _Mismatch(Exception):
+    """Raised where the hot path sees that something is wrong; ``explain`` then says what."""
+
+
+class SpaceRecorder:
+    """Records values of one space, and hands them over as columns at the end of the episode."""
+
+    record: Callable[[Any], None]
+    """Copy one value. Raises ``SpaceError`` if its type, dtype or shape is not the space's, and
+    records nothing of it then."""
+
+    def __init__(self, space: spaces.Space[Any], role: Role) -> None:
+        self.leaves = leaves(space, role)
+        self._collected: list[list[Any]] = [[] for _ in self.leaves]
+        self._checks = [_bounds_check(leaf) for leaf in self.leaves]
+        self.record = _single_leaf_recorder(space, role, self._collected) or _checked(
+            _recorder(space, iter(self._collected)), space, role, self._collected
+        )
+
+    def take(self) -> tuple[LeafColumn, ...]:
+        """Return what was recorded since the last call."""
+        taken = []
+        for leaf, collected in zip(self.leaves, self._collected, strict=True):
+            if leaf.dtype is None:
+                column = LeafColumn(leaf, len(collected), values=tuple(collected))
+            elif isinstance(leaf.space, spaces.Discrete):
+                column = LeafColumn(
+                    leaf, len(collected), np.array(collected, dtype=np.int64).tobytes()
+                )
+            else:
+                column = LeafColumn(leaf, len(collected), b"".join(collected))
+            collected.clear()
+            taken.append(column)
+        return tuple(taken)
+
+    def first_offence(self, columns: Sequence[LeafColumn]) -> Offence | None:
+        """Return the first NaN, or value outside the bounds of its space, among the columns."""
+        first: Offence | None = None
+        for column, check in zip(columns, self._checks, strict=True):
+            if check is not None and column.n:
+                offence = check(column)
+                if offence is not None and (first is None or offence.index < first.index):
+                    first = offence
+        return first
+
+
+def count_nan(columns: Sequence[LeafColumn]) -> int:
+    """Count the values (rows) that hold a NaN in at least one of the columns."""
+    has_nan: NDArray[np.bool_] | None = None
+    for column in columns:
+        if column.leaf.dtype is not None and column.leaf.dtype.kind == "f" and column.n:
+            here = np.isnan(column.array().reshape(column.n, -1)).any(axis=1)
+            has_nan = here if has_nan is None else has_nan | here
+    return 0 if has_nan is None else int(has_nan.sum())
+
+
+def _checked(
+    record: Callable[[Any], None], space: spaces.Space[Any], role: Role, collected: list[list[Any]]
+) -> Callable[[Any], None]:
+    """Make errors of a recording function tell what is wrong, and undo what it had recorded."""
+
+    def record_checked(value: Any) -> None:
+        before = [len(column) for column in collected]
+        try:
+            record(value)
+        except Exception as error:
+            for column, n in zip(collected, before, strict=True):
+                del column[n:]
+            raise SpaceError(explain(space, value, role)) from error
+
+    return record_checked
+
+
+def _single_leaf_recorder(
+    space: spaces.Space[Any], role: Role, collected: list[list[Any]]
+) -> Callable[[Any], None] | None:
+    """Return one flat function for a Dict of one array or one Discrete; ``None`` for others.
+
+    Nearly every environment is of this form, and three nested calls a value would cost more than
+    the rest of the episode loop.
+    """
+    if not isinstance(space, spaces.Dict) or len(space.spaces) != 1:
+        return None
+    (key, child), append = next(iter(space.spaces.items())), collected[0].append
+    if isinstance(child, spaces.Discrete):
+        start, stop = int(child.start), int(child.start + child.n)
+
+        def record_discrete(value: Any) -> None:
+            try:
+                number = value[key]
+                if type(number) not in _INTEGER_TYPES:
+                    if not (isinstance(number, np.ndarray) and child.contains(number)):
+                        raise _Mismatch
+                    number = int(number)
+                if len(value) != 1 or not start <= number < stop:
+                    raise _Mismatch
+                append(number)
+            except Exception as error:
+                raise SpaceError(explain(space, value, role)) from error
+
+        return record_discrete
+    if isinstance(child, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+        dtype, shape = np.dtype(child.dtype), tuple(child.shape or ())
+
+        def record_array(value: Any) -> None:
+            try:
+                array = value[key]
+                found = array.dtype
+                if (found is not dtype and found != dtype) or array.shape != shape:
+                    raise _Mismatch
+                if len(value) != 1:
+                    raise _Mismatch
+                append(array.tobytes())
+            except Exception as error:
+                raise SpaceError(explain(space, value, role)) from error
+
+        return record_array
+    return None
+
+
+def _recorder(
+    space: spaces.Space[Any], collected: Iterator[list[Any]]
+) -> Callable[[Any], None]:
+    """Compile a function that takes a value apart and appends its leaves to the given lists."""
+    if isinstance(space, spaces.Dict):
+        items = [(key, _recorder(child, collected)) for key, child in space.spaces.items()]
+        n_items = len(items)
+        def record_dict(value: Any) -> None:
+            if len(value) != n_items:
+                raise _Mismatch
+            for key, record in items:
+                record(value[key])
+
+        return record_dict
+    if isinstance(space, spaces.Tuple):
+        parts = [_recorder(child, collected) for child in space.spaces]
+
+        def record_tuple(value: Any) -> None:
+            if not isinstance(value, tuple):
+                raise _Mismatch
+            for record, part in zip(parts, value, strict=True):
+                record(part)
+
+        return record_tuple
+    append = next(collected).append
+    if isinstance(space, spaces.Discrete):
+        start, stop = int(space.start), int(space.start + space.n)
+
+        def record_discrete(value: Any) -> None:
+            if type(value) in _INTEGER_TYPES and start <= value < stop:
+                append(value)
+            elif isinstance(value, np.ndarray) and space.contains(value):  # 0-d integer array
+                append(int(value))
+            else:
+                raise _Mismatch
+
+        return record_discrete
+    if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+        dtype, shape = np.dtype(space.dtype), tuple(space.shape or ())
+
+        def record_array(value: Any) -> None:
+            found = value.dtype
+            if (found is not dtype and found != dtype) or value.shape != shape:
+                raise _Mismatch
+            append(value.tobytes())
+
+        return record_array
+
+    def record_ragged(value: Any) -> None:
+        if not space.contains(value):
+            raise _Mismatch
+        append(to_plain(space, value))
+
+    return record_ragged
+
+
+def _bounds_check(leaf: Leaf) -> Callable[[LeafColumn], Offence | None] | None:
+    """Return a function that finds the first value out of bounds; ``None`` if none can be."""
+    space = leaf.space
+    if isinstance(space, spaces.Box):
+        low, high = space.low, space.high
+    elif isinstance(space, spaces.MultiDiscrete):
+        low, high = np.asarray(space.start), np.asarray(space.start + space.nvec - 1)
+    elif isinstance(space, spaces.MultiBinary):
+        low, high = np.zeros(space.shape, space.dtype), np.ones(space.shape, space.dtype)
+    else:
+        return None  # Discrete and ragged values are checked when they are recorded.
+    assert leaf.dtype is not None
+    if leaf.dtype.kind == "b":
+        return None
+    if leaf.dtype.kind in "iu":
+        limits = np.iinfo(leaf.dtype)
+        if (low <= limits.min).all() and (high >= limits.max).all():
+            return None
+    elif np.isneginf(low).all() and np.isposinf(high).all():
+
+        def check_nan(column: LeafColumn) -> Offence | None:
+            # The minimum of anything with a NaN in it is NaN: one cheap pass.
+            minimum = column.array().min()
+            return None if minimum == minimum else _find_offence(column, low, high)
+
+        return check_nan
+
+    def check_bounds(column: LeafColumn) -> Offence | None:
+        values = column.array()
+        # Comparisons with NaN are false, so that it is found here too.
+        if ((values >= low) & (values <= high)).all():
+            return None
+        return _find_offence(column, low, high)
+
+    return check_bounds
+
+
+def _find_offence(column: LeafColumn, low: NDArray[Any], high: NDArray[Any]) -> Offence | None:
+    values = column.array().reshape(column.n, -1)
+    low, high = np.broadcast_to(low, column.leaf.shape).ravel(), np.broadcast_to(
+        high, column.leaf.shape
+    ).ravel()
+    wrong = ~((values >= low) & (values <= high))
+    if not wrong.any():
+        return None
+    index = int(wrong.any(axis=1).argmax())
+    flat = int(wrong[index].argmax())
+    element = [int(i) for i in np.unravel_index(flat, column.leaf.shape)] if column.leaf.shape else []
+    where = f"{column.leaf.name}{element if element else ''}"
+    found = values[index, flat]
+    if found != found:
+        return Offence(index, "nan", f"{where} is NaN")
+    return Offence(
+        index, "outside", f"{where} is {found}, which is not in [{low[flat]}, {high[flat]}]"
+    )
+
+
+def explain(space: spaces.Space[Any], value: Any, name: str) -> str:
+    """Say what is wrong with a value that is not in a space."""
+    return _explain(space, value, name) or f"{name} {_short(value)} is not in the space {space}"
+
+
+def _explain(space: spaces.Space[Any], value: Any, name: str) -> str | None:
+    if isinstance(space, spaces.Dict):
+        if not isinstance(value, Mapping):
+            return f"{name} is {_short(value)}, expected a dictionary with the keys {list(space)}"
+        missing = [key for key in space if key not in value]
+        extra = [key for key in value if key not in space.spaces]
+        if missing or extra:
+            return (
+                f"{name} has the keys {list(value)}, expected {list(space)}"
+                f" (missing: {missing}, not in the space: {extra})"
+            )
+        parts = [_explain(space[key], value[key], f"{name}[{key!r}]") for key in space]
+        return next((part for part in parts if part), None)
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(value, tuple) or len(value) != len(space.spaces):
+            return f"{name} is {_short(value)}, expected a tuple of {len(space.spaces)} values"
+        parts = [
+            _explain(child, part, f"{name}[{index}]")
+            for index, (child, part) in enumerate(zip(space.spaces, value, strict=True))
+        ]
+        return next((part for part in parts if part), None)
+    if isinstance(space, spaces.Discrete):
+        if type(value) not in _INTEGER_TYPES:
+            if not (isinstance(value, np.ndarray) and space.contains(value)):
+                return (
+                    f"{name} is {_short(value)}, expected an integer in"
+                    f" [{space.start}, {space.start + space.n - 1}] (convert it with int(...))"
+                )
+        elif not space.start <= value < space.start + space.n:
+            return (
+                f"{name} is {value}, which is not in"
+                f" [{space.start}, {space.start + space.n - 1}]"
+            )
+        return None
+    if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+        dtype, shape = np.dtype(space.dtype), tuple(space.shape or ())
+        if not isinstance(value, np.ndarray | np.generic):
+            return f"{name} is {_short(value)}, expected an array of dtype {dtype} and shape {shape}"
+        if value.shape != shape:
+            return f"{name} has shape {value.shape}, expected {shape}"
+        if value.dtype != dtype:
+            return f"{name} has dtype {value.dtype}, expected {dtype} (.astype does not happen by itself)"
+        return None
+    return None if space.contains(value) else f"{name} {_short(value)} is not in the space {space}"
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def to_plain(space: spaces.Space[Any], value: Any) -> Any:
+    """Copy a value into plain Python types, in the form in which ragged columns store it.
+
+    Arrays become flat lists, Dicts and Tuples dictionaries (a Tuple's keys are ``"0"``, ``"1"``,
+    ...), Sequences lists, a Graph a dictionary of ``nodes``, ``edges`` and ``edge_links``.
+    """
+    if isinstance(space, spaces.Text):
+        return str(value)
+    if isinstance(space, spaces.Discrete):
+        return int(value)
+    if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+        array = np.asarray(value)
+        return array.ravel().tolist() if array.ndim else array.item()
+    if isinstance(space, spaces.Dict):
+        return {key: to_plain(child, value[key]) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return {str(i): to_plain(child, value[i]) for i, child in enumerate(space.spaces)}
+    if isinstance(space, spaces.Sequence):
+        elements = list(_unstacked(space.feature_space, value)) if space.stack else value
+        return [to_plain(space.feature_space, element) for element in elements]
+    if isinstance(space, spaces.Graph):
+        plain = {"nodes": [to_plain(space.node_space, node) for node in value.nodes]}
+        if space.edge_space is not None:
+            edges = value.edges if value.edges is not None else ()
+            links = value.edge_links if value.edge_links is not None else ()
+            plain["edges"] = [to_plain(space.edge_space, edge) for edge in edges]
+            plain["edge_links"] = [[int(a), int(b)] for a, b in links]
+        return plain
+    if isinstance(space, spaces.OneOf):
+        index, chosen = int(value[0]), value[1]
+        options = {
+            str(i): to_plain(child, chosen) if i == index else None
+            for i, child in enumerate(space.spaces)
+        }
+        return {"choice": index, **options}
+    raise SpaceError(
+        f"spaces of type {type(space).__name__} cannot be recorded; use the spaces of Gymnasium"
+    )
+
+
+def from_plain(space: spaces.Space[Any], plain: Any) -> Any:
+    """Turn the plain form of a value (see ``to_plain``) back into a value of the space."""
+    if isinstance(space, spaces.Text):
+        return plain
+    if isinstance(space, spaces.Discrete):
+        return np.int64(plain)
+    if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+        return np.array(plain, dtype=space.dtype).reshape(space.shape or ())
+    if isinstance(space, spaces.Dict):
+        return {key: from_plain(child, plain[key]) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(from_plain(child, plain[str(i)]) for i, child in enumerate(space.spaces))
+    if isinstance(space, spaces.Sequence):
+        elements = [from_plain(space.feature_space, element) for element in plain]
+        return _stacked(space.feature_space, elements) if space.stack else tuple(elements)
+    if isinstance(space, spaces.Graph):
+        edges = links = None
+        if space.edge_space is not None:
+            edges = _stacked(space.edge_space, [from_plain(space.edge_space, e) for e in plain["edges"]])
+            links = np.array(plain["edge_links"], dtype=np.int32).reshape(-1, 2)
+        nodes = [from_plain(space.node_space, node) for node in plain["nodes"]]
+        return spaces.GraphInstance(
+            nodes=_stacked(space.node_space, nodes), edges=edges, edge_links=links
+        )
+    if isinstance(space, spaces.OneOf):
+        index = int(plain["choice"])
+        return np.int64(index), from_plain(space.spaces[index], plain[str(index)])
+    raise SpaceError(f"spaces of type {type(space).__name__} cannot be read")
+
+
+def _stacked(space: spaces.Space[Any], elements: Sequence[Any]) -> Any:
+    """Stack elements as Gymnasium's Sequence(stack=True) and Graph do: arrays on a new axis."""
+    if isinstance(space, spaces.Dict):
+        return {key: _stacked(child, [e[key] for e in elements]) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            _stacked(child, [element[i] for element in elements])
+            for i, child in enumerate(space.spaces)
+        )
+    if isinstance(space, spaces.Text | spaces.Sequence | spaces.Graph | spaces.OneOf):
+        return tuple(elements)
+    return np.array(elements, dtype=space.dtype).reshape(len(elements), *(space.shape or ()))
+
+
+def _unstacked(space: spaces.Space[Any], stacked: Any) -> Iterator[Any]:
+    """Undo ``_stacked``."""
+    if isinstance(space, spaces.Dict):
+        parts = [list(_unstacked(child, stacked[key])) for key, child in space.spaces.items()]
+        for values in zip(*parts, strict=True):
+            yield dict(zip(space.spaces, values, strict=True))
+    elif isinstance(space, spaces.Tuple):
+        parts = [list(_unstacked(child, part)) for child, part in zip(space.spaces, stacked, strict=True)]
+        yield from zip(*parts, strict=True)
+    else:
+        yield from stacked

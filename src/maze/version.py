@@ -1,0 +1,3 @@
+"""The version of Maze, in the one place that the packaging and the program both read."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,323 @@
+"""The result of a run, and its table of episodes."""
+
+import io
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maze.core.errors import MissingExtraError, OutputError
+from maze.core.rollout.episode import EpisodeBatch, EpisodeRow, Failure
+from maze.core.rollout.episode_table import EpisodeTable, EpisodeTableBuilder
+from maze.core.rollout.result import RolloutResult, format_number, format_seconds
+from maze.core.statistics.run_statistics import RunStatistics
+
+FAILURE = Failure("step", 3, "ValueError", "<b>broken</b>", "Traceback ...\nValueError: broken")
+
+
+def make_row(
+    episode_index: int,
+    episode_return: float = 1.0,
+    *,
+    n_steps: int = 10,
+    failure: Failure | None = None,
+    seconds: float = 1.0,
+    statistics: Mapping[str, float] | None = None,
+) -> EpisodeRow:
+    return EpisodeRow(
+        episode_index=episode_index,
+        episode_id=f"episode-{episode_index}",
+        env_seed=10 + episode_index,
+        agent_seed=20 + episode_index,
+        ending="failed" if failure else "terminated",
+        truncated_by="",
+        episode_return=episode_return,
+        n_steps=n_steps,
+        seconds=seconds,
+        env_seconds=seconds / 2,
+        policy_seconds=seconds / 4,
+        attempts=1,
+        digest="d1g357",
+        n_nan=0,
+        error=str(failure) if failure else "",
+        failure=failure,
+        statistics=statistics or {},
+    )
+
+
+def make_result(rows: Sequence[EpisodeRow], **changes: Any) -> RolloutResult:
+    statistics = RunStatistics()
+    statistics.add(EpisodeBatch(tuple(rows)))
+    values: dict[str, Any] = {
+        "statistics": statistics.summaries(),
+        "endings": statistics.endings,
+        "n_truncated_by_runner": statistics.n_truncated_by_runner,
+        "n_nan": statistics.n_nan,
+        "n_requested": len(rows),
+        "n_done": statistics.n_episodes,
+        "n_steps": statistics.n_steps,
+        "wall_seconds": statistics.seconds,
+        "time_split": statistics.time_split(),
+        "n_processes": 1,
+        "env_base_seed": 4_000_000_000,
+        "agent_base_seed": 4_100_000_000,
+        "episodes": EpisodeTable.from_rows(rows),
+        "failures": statistics.failures,
+        "env_name": "CartPole-v1",
+    }
+    return RolloutResult(**(values | changes))
+
+
+ROWS = (
+    make_row(0, 1.5, statistics={"Cut.count": 2.0, "kpi": math.nan}),
+    make_row(1, 2.5, statistics={"Cut.count": 1.0}),
+    make_row(2, 0.5, failure=FAILURE),
+)
+
+
+class TestEpisodeTable:
+    def test_rows_come_out_in_episode_order_however_they_came_in(self):
+        table = EpisodeTable.from_rows(reversed(ROWS))
+        assert [row.episode_index for row in table] == [0, 1, 2]
+        assert table == EpisodeTable.from_rows(ROWS)
+
+    def test_a_row_is_found_by_its_episode_index(self):
+        table = EpisodeTable.from_rows([ROWS[2], ROWS[0]])
+        assert table.row(2) == ROWS[2]
+        assert len(table) == 2
+        with pytest.raises(KeyError, match="no episode 1"):
+            table.row(1)
+
+    def test_the_columns_begin_with_identity_and_outcome_and_end_with_the_statistics(self):
+        names = EpisodeTable.from_rows(ROWS).to_arrow().column_names
+        assert names[:7] == [
+            "episode_index",
+            "episode_id",
+            "env_seed",
+            "agent_seed",
+            "ending",
+            "truncated_by",
+            "return",
+        ]
+        assert names[-2:] == ["Cut.count", "kpi"]
+
+    def test_a_missing_statistic_is_null_and_nan_stays_nan(self):
+        kpi: list[Any] = EpisodeTable.from_rows(ROWS).to_arrow().column("kpi").to_pylist()
+        assert math.isnan(kpi[0])
+        assert kpi[1:] == [None, None]
+
+    @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ()], ids=["several", "one", "none"])
+    def test_a_file_gives_back_the_same_table(self, rows, tmp_path):
+        table = EpisodeTable.from_rows(rows)
+        table.write_parquet(tmp_path / "episodes.parquet")
+        assert EpisodeTable.read_parquet(tmp_path / "episodes.parquet") == table
+        assert [path.name for path in tmp_path.iterdir()] == ["episodes.parquet"]
+
+    @given(
+        st.lists(
+            st.tuples(st.floats(), st.dictionaries(st.sampled_from("abc"), st.floats())), max_size=5
+        )
+    )
+    def test_any_table_survives_arrow(self, episodes):
+        rows = [make_row(index, value, statistics=s) for index, (value, s) in enumerate(episodes)]
+        table = EpisodeTable.from_rows(rows)
+        assert EpisodeTable.from_arrow(table.to_arrow()) == table
+
+    def test_a_missing_value_differs_from_nan(self):
+        with_nan = EpisodeTable.from_rows([make_row(0, statistics={"a": math.nan}), make_row(1)])
+        swapped = EpisodeTable.from_rows([make_row(0), make_row(1, statistics={"a": math.nan})])
+        assert with_nan != swapped
+
+    def test_how_long_it_took_does_not_count_as_a_difference_of_episodes(self):
+        quick, slow = (EpisodeTable.from_rows([make_row(0, seconds=s)]) for s in (1.0, 2.0))
+        assert quick.has_equal_episodes(slow)
+        assert quick != slow
+        assert not quick.has_equal_episodes(EpisodeTable.from_rows([make_row(0, 2.0)]))
+
+    def test_data_frames_hold_the_same(self, tmp_path):
+        pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+        table = EpisodeTable.from_rows(ROWS)
+        assert table.to_pandas()["return"].tolist() == [1.5, 2.5, 0.5]
+        assert table.to_polars()["return"].to_list() == [1.5, 2.5, 0.5]
+        path = tmp_path / "episodes.parquet"
+        table.write_parquet(path)
+        pandas.testing.assert_frame_equal(pandas.read_parquet(path), table.to_pandas())
+        assert polars.read_parquet(path).equals(table.to_polars())
+
+    @pytest.mark.parametrize("name", ["pandas", "polars"])
+    def test_a_missing_data_frame_library_is_named(self, name, monkeypatch):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(MissingExtraError, match=name):
+            getattr(EpisodeTable.from_rows(ROWS), f"to_{name}")()
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ([ROWS[0], ROWS[0]], "episode 0 is there twice"),
+            ([make_row(0, statistics={"return": 1.0})], "cannot be named 'return'"),
+        ],
+    )
+    def test_a_table_that_would_contradict_itself_is_refused(self, rows, message):
+        with pytest.raises(ValueError, match=message):
+            EpisodeTable.from_rows(rows)
+
+    def test_a_builder_can_go_on_after_a_table_was_made(self):
+        builder = EpisodeTableBuilder()
+        builder.add(ROWS[:1])
+        first = builder.build()
+        builder.add(ROWS[1:])
+        assert (len(first), len(builder.build())) == (1, 3)
+
+    def test_what_cannot_be_read_or_written_is_named(self, tmp_path):
+        path = tmp_path / "missing" / "episodes.parquet"
+        with pytest.raises(OutputError, match=re.escape(str(path))):
+            EpisodeTable.from_rows(ROWS).write_parquet(path)
+        with pytest.raises(OutputError, match=re.escape(str(path))):
+            EpisodeTable.read_parquet(path)
+        (tmp_path / "other").write_text("not a table")
+        with pytest.raises(OutputError, match="other"):
+            EpisodeTable.read_parquet(tmp_path / "other")
+
+
+class TestRequestMet:
+    def test_when_all_episodes_were_played(self):
+        assert make_result(ROWS[:2]).request_met
+
+    @pytest.mark.parametrize(
+        ("rows", "changes"),
+        [
+            (ROWS, {}),  # one failed
+            (ROWS[:2], {"n_requested": 3}),
+            (ROWS[:2], {"interrupted": True}),
+        ],
+    )
+    def test_not_otherwise(self, rows, changes):
+        assert not make_result(rows, **changes).request_met
+
+
+class TestJson:
+    def test_two_runs_of_the_same_episodes_agree_outside_of_run_and_timing(self):
+        again = [make_row(row.episode_index, row.episode_return, seconds=9.0) for row in ROWS[:2]]
+        once = [make_row(row.episode_index, row.episode_return) for row in ROWS[:2]]
+        one = make_result(once).to_json_dict()
+        other = make_result(
+            again[::-1], n_processes=5, output_directory=Path("out"), warnings=("slow",)
+        ).to_json_dict()
+        for part in ("run", "timing"):
+            assert one.pop(part) != other.pop(part)
+        assert json.dumps(one) == json.dumps(other)
+
+    def test_it_is_strict_json_even_without_an_episode(self):
+        text = json.dumps(make_result([], n_requested=5).to_json_dict(), allow_nan=False)
+        assert json.loads(text)["statistics"]["return"]["mean"] is None
+
+    def test_seeds_that_were_listed_are_called_explicit(self):
+        result = make_result(ROWS, env_base_seed=None)
+        assert result.to_json_dict()["seeds"] == {
+            "env_base_seed": "explicit",
+            "agent_base_seed": 4_100_000_000,
+        }
+
+
+class TestText:
+    def test_it_reads_like_this(self):
+        rows = [make_row(index, float(n), n_steps=10 * n) for index, n in enumerate((9, 10, 14))]
+        text = str(make_result(rows, n_processes=2, output_directory=Path("outputs/now")))
+        assert [line.rstrip() for line in text.splitlines()] == [
+            "CartPole-v1 · 3 episodes · 2 processes",
+            "",
+            "          mean   95 % CI    std   min   median   max",
+            "────────────────────────────────────────────────────",
+            "return   11.00    ± 6.57   2.65     9       10    14",
+            "steps    110.0    ± 65.7   26.5    90      100   140",
+            "",
+            "endings      terminated 3 · truncated 0 · failed 0",
+            "time         3 s · 110 steps/s",
+            "spent on     environment 50 % · policy 25 % · recording 25 %",
+            "repeat with  seeding.env_base_seed=4000000000 seeding.agent_base_seed=4100000000",
+            "output       outputs/now",
+        ]
+
+    def test_it_fits_80_columns_whatever_the_names_and_numbers(self):
+        statistics = {
+            "InventoryReplenished.mean_number_of_pieces/a_rather_large_raw_piece": 123_456.789,
+            "Cut.count": 1e12,
+            "loss": -1.5e-9,
+        }
+        warning = "a warning " * 20
+        rows = [make_row(0, -1_234_567.8, statistics=statistics), *ROWS[1:]]
+        lines = str(make_result(rows, warnings=(warning,))).splitlines()
+        assert max(len(line) for line in lines) <= 80
+
+    def test_failures_come_with_their_seeds_and_one_line(self):
+        text = str(make_result(ROWS))
+        assert "failed       episode 2: env_seed=12 agent_seed=22" in text
+        assert "step 3: ValueError: <b>broken</b>" in text
+        assert "tracebacks: column 'failure' of result.episodes" in text
+
+    def test_an_interrupted_run_says_so_and_how_far_it_came(self):
+        text = str(make_result(ROWS[:2], n_requested=50, interrupted=True))
+        assert "2 of 50 episodes" in text
+        assert "\ninterrupted" in text
+
+    def test_square_brackets_are_not_taken_for_markup(self):
+        assert "[red]x[/]" in str(make_result(ROWS, env_name="[red]x[/]", warnings=("[red]x[/]",)))
+
+    def test_no_colour_goes_to_a_file(self):
+        file = io.StringIO()
+        make_result(ROWS).print(file)
+        assert "\x1b" not in file.getvalue()
+
+    def test_a_stream_that_knows_ascii_only_gets_ascii(self):
+        raw = io.BytesIO()
+        file = io.TextIOWrapper(raw, encoding="ascii")
+        make_result(ROWS, warnings=("naïve",)).print(file)
+        file.flush()
+        assert b"+/-" in raw.getvalue()
+
+    def test_repr_is_one_line(self):
+        assert repr(make_result(ROWS)) == "RolloutResult(3 of 3 episodes, mean return 2, 1 failed)"
+
+    def test_a_notebook_gets_escaped_html(self):
+        page = make_result(ROWS)._repr_html_()
+        assert "&lt;b&gt;broken&lt;/b&gt;" in page
+        assert "<b>broken" not in page
+        assert "color" not in page
+
+
+@pytest.mark.parametrize(
+    ("number", "n_decimals", "text"),
+    [
+        (0.0, 3, "0"),
+        (-0.0, 3, "0"),
+        (1234567.0, 0, "1,234,567"),
+        (22.375, 2, "22.38"),
+        (0.0123, 1, "0.012"),  # two digits that count, although one decimal was asked for
+        (1.5e-9, 2, "1.50e-09"),
+        (-math.inf, 2, "-inf"),
+        (math.nan, 2, "nan"),
+    ],
+)
+def test_numbers_are_written_for_people(number, n_decimals, text):
+    assert format_number(number, n_decimals) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.01234, "0.0123 s"),
+        (12.34, "12.3 s"),
+        (59.999, "60 s"),
+        (61.0, "1 min 01 s"),
+        (3_725.0, "1 h 02 min"),
+    ],
+)
+def test_durations_are_written_for_people(seconds, text):
+    assert format_seconds(seconds) == text
