@@ -41,6 +41,11 @@ def test_a_target_is_a_path_a_class_or_a_function(target):
     assert Factory(Shape).build({"_target_": target, "side": 3.0}).area() == 9.0
 
 
+@pytest.mark.parametrize("base_type", [object, dict])
+def test_a_config_is_built_even_where_a_mapping_would_do(base_type):
+    assert Factory(base_type).build({"_target_": "builtins.dict", "a": 1}) == {"a": 1}
+
+
 def test_the_config_is_left_as_it_was():
     config = {"_target_": SQUARE, "side": 3.0}
     Factory(Shape).build(config)

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maze.core.episode import EpisodeBatch, EpisodeRow, Failure
+from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder
 from maze.core.errors import MissingExtraError, OutputError
-from maze.core.rollout.episode import EpisodeBatch, EpisodeRow, Failure
-from maze.core.rollout.episode_table import EpisodeTable, EpisodeTableBuilder
 from maze.core.rollout.result import RolloutResult, format_number, format_seconds
 from maze.core.statistics.run_statistics import RunStatistics
 
@@ -174,6 +175,22 @@ class TestEpisodeTable:
         first = builder.build()
         builder.add(ROWS[1:])
         assert (len(first), len(builder.build())) == (1, 3)
+
+    def test_writing_a_table_does_not_load_pandas(self, tmp_path):
+        script = (
+            "import sys; from pathlib import Path\n"
+            "from maze.core.episode_table import EpisodeTable\n"
+            "EpisodeTable.from_rows([]).write_parquet(Path(sys.argv[1]))\n"
+            "assert 'pyarrow' in sys.modules and 'pandas' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", script, tmp_path / "episodes.parquet"], check=True)
+
+    def test_half_a_character_in_an_error_does_not_cost_the_table(self, tmp_path):
+        failure = Failure("step", 0, "OSError", "no file \udcff", "")
+        table = EpisodeTable.from_rows([make_row(0, failure=failure)])
+        table.write_parquet(tmp_path / "episodes.parquet")
+        read = EpisodeTable.read_parquet(tmp_path / "episodes.parquet")
+        assert read.row(0).error == "step 0: OSError: no file \\udcff"
 
     def test_what_cannot_be_read_or_written_is_named(self, tmp_path):
         path = tmp_path / "missing" / "episodes.parquet"

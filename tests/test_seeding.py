@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maze.core.episode import EpisodeSpec
 from maze.core.errors import ConfigError
-from maze.core.rollout.episode import EpisodeSpec
 from maze.core.seeding import Seeding, seed_range
 
 base_seeds = st.integers(min_value=0, max_value=2**70)
@@ -100,8 +100,8 @@ def test_a_plan_is_as_short_as_an_explicit_list_and_says_so():
     )
     assert [(spec.env_seed, spec.agent_seed) for spec in plan] == [(1, 5), (2, 6)]
     assert plan.warning == (
-        "9 episodes were asked for, but explicit_env_seeds has 3 seeds and explicit_agent_seeds"
-        " has 2 seeds: 2 episodes are played."
+        "9 episodes were asked for, but seeding.explicit_env_seeds has 3 seeds and"
+        " seeding.explicit_agent_seeds has 2 seeds: 2 episodes are played."
     )
 
 
@@ -139,16 +139,22 @@ def test_a_million_episodes_are_planned_at_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"env_base_seed": -1}, "'env_base_seed' has to be at least 0, got -1"),
-        ({"agent_base_seed": "x"}, "'agent_base_seed' has to be an integer, got 'x'"),
+        ({"env_base_seed": -1}, "'seeding.env_base_seed' has to be at least 0, got -1"),
+        ({"agent_base_seed": "x"}, "'seeding.agent_base_seed' has to be an integer, got 'x'"),
         ({"env_base_seed": 1.5}, "has to be an integer, got 1.5"),
         ({"env_base_seed": True}, "has to be an integer, got True"),
-        ({"explicit_env_seeds": 5}, "'explicit_env_seeds' has to be a list of seeds, got 5"),
+        (
+            {"explicit_env_seeds": 5},
+            "'seeding.explicit_env_seeds' has to be a list of seeds, got 5",
+        ),
         ({"explicit_env_seeds": "123"}, "has to be a list of seeds, got '123'"),
-        ({"explicit_agent_seeds": [1, None]}, r"'explicit_agent_seeds\[1\]' has to be an integer"),
+        (
+            {"explicit_agent_seeds": [1, None]},
+            r"explicit_agent_seeds\[1\]' has to be an integer",
+        ),
         ({"explicit_agent_seeds": [2**32]}, "below 4294967296"),
         ({"explicit_env_seeds": []}, "is an empty list"),
-        ({"shuffle_seeds": "yes"}, "'shuffle_seeds' has to be true or false"),
+        ({"shuffle_seeds": "yes"}, "'seeding.shuffle_seeds' has to be true or false"),
     ],
 )
 def test_what_is_no_seed_is_explained(options, message):

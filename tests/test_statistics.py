@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maze.core.rollout.episode import Ending, EpisodeBatch, EpisodeRow, Failure
+from maze.core.episode import Ending, EpisodeBatch, EpisodeRow, Failure
 from maze.core.statistics.run_statistics import N_FAILURES_KEPT, RunStatistics
 from maze.core.statistics.summary import Summary, summarize, t_quantile
 

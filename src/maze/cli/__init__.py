@@ -1,0 +1,1 @@
+"""The command line: ``maze-run`` and its siblings."""

@@ -8,6 +8,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from maze.cli.messages import print_lines
 from maze.core.errors import MazeError, OutputError
 from maze.core.output_directory import claim, take
 
@@ -36,13 +37,12 @@ class OutputDirectories(Callback):
             config.hydra.sweep.dir = str(directory)
             # The config of each run is composed anew, from the overrides.
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(str(directory))}")
-            config.hydra.runtime.cwd = str(Path.cwd())
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table over the runs."""
         from maze.cli.sweep_table import sweep_table
 
-        print("\n" + sweep_table(Path(config.hydra.sweep.dir)), flush=True)
+        print_lines(["", sweep_table(Path(config.hydra.sweep.dir))])
 
 
 def _own_directory(config: DictConfig, option: str, directory: str) -> Path:

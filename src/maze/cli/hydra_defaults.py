@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf, JobConf
 from hydra.core.config_store import ConfigStore
 from hydra.types import TaskFunction
+
+from maze.core.errors import ConfigError, did_you_mean
 
 CONFIG_NAME = "conf_rollout"
 
@@ -31,6 +35,28 @@ def hydra_main(play: TaskFunction) -> None:
     hydra.main(version_base=VERSION_BASE, config_path="pkg://maze.conf", config_name=CONFIG_NAME)(
         play
     )()
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Refuse flags that Hydra does not know, and one that would leave Maze without its configs.
+
+    Raises:
+        ConfigError: If there is such a flag.
+    """
+    parser = get_args_parser()
+    parser.usage = "maze-run [group=option ...] [group.key=value ...] [flags]"
+    flags, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise ConfigError(
+            f"there is no flag '{unknown[0]}'.{did_you_mean(unknown[0], known)}"
+            " maze-run --help shows what there is."
+        )
+    if flags.config_path is not None:
+        raise ConfigError(
+            "--config-path would hide the configs of Maze. Add a folder with configs of your own"
+            " by --config-dir."
+        )
 
 
 def _store_defaults() -> None:

@@ -6,9 +6,11 @@ options and choices, with the nearest right one.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from maze.core.errors import ConfigError, MazeError, RunStoppedError, did_you_mean
@@ -78,27 +80,33 @@ def _missing_config(error: Any) -> str:
             f" Choose {group}= one of: {', '.join(options)}."
         )
     searched = [line.rpartition("path=")[2] for line in _lines(error) if "path=" in line]
-    places = ", ".join(place for place in searched if place and "hydra.conf" not in place)
+    hydras_own = ("", "pkg://hydra.conf", "structured://")
+    places = ", ".join(place for place in searched if place not in hydras_own)
     if not path:
         return "\n".join(_lines(error))
     return f"there is no config '{path}'. Looked in: {places or 'nothing'}; add a folder with -cd."
 
 
 def _unknown_key(error: Any) -> str:
+    from omegaconf import OmegaConf
+
     where, _, key = str(error.full_key).rpartition(".")
     parent = error.parent_node
-    options = [str(k) for k in parent if k not in (TARGET, "hydra")] if parent is not None else []
+    siblings: Any = OmegaConf.to_container(parent) if OmegaConf.is_dict(parent) else {}
+    target = siblings.pop(TARGET, None)
+    options = [str(option) for option in siblings if option != "hydra"]
     if not where:
-        return (
-            f"'{key}' is not a group or option.{did_you_mean(key, options)}"
-            f" There are: {', '.join(options)}."
-        )
-    target = parent._get_node(TARGET) if parent is not None else None
-    of = str(target).rpartition(".")[2] if target is not None else f"'{where}'"
+        # 'environment' is far from 'env' for difflib, but not for a reader.
+        beginnings = [option for option in options if key.startswith(option)]
+        hint = did_you_mean(beginnings[0] if beginnings else key, options)
+        return f"'{key}' is not a group or option.{hint} There are: {', '.join(options)}."
+    add = f"Add it with a plus: +{where}.{key}=..."
+    if not siblings:
+        return f"'{where}' holds no '{key}' yet. {add}"
+    of = str(target).rpartition(".")[2] if target else f"'{where}'"
     message = unknown_option(key, options, of=of, where=where)
-    if "Did you mean" in message:
-        return message
-    return f"{message} If it is one nevertheless, add it with a plus: +{where}.{key}=..."
+    # Where there is nothing near, it is perhaps not misspelt: options may be left out of a config.
+    return message if "Did you mean" in message else f"{message} If it is one after all: {add}"
 
 
 def _lines(error: BaseException) -> list[str]:
@@ -108,4 +116,15 @@ def _lines(error: BaseException) -> list[str]:
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print to stdout at once, so that the order with stderr and with workers is kept."""
-    print("\n".join(lines), flush=True)
+    with perhaps_unread():
+        print("\n".join(lines))
+
+
+@contextmanager
+def perhaps_unread() -> Iterator[None]:
+    """Go on in silence if whoever reads stdout, such as ``head``, has seen enough."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,1 @@
+"""The configs that come with Maze, one folder for each config group."""

@@ -58,7 +58,8 @@ class Factory(Generic[T]):
         """
         what = f"'{self._where}'" if self._where else "this"
         expected = self._base_type.__name__
-        if isinstance(config_or_object, self._base_type):
+        is_config = isinstance(config_or_object, Mapping) and TARGET in config_or_object
+        if isinstance(config_or_object, self._base_type) and not is_config:
             return config_or_object
         if not isinstance(config_or_object, Mapping):
             raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maze.core.errors import OutputError
 
-RUN_MARKS = ("config.yaml", "episodes.parquet", ".hydra")
+RUN_MARKS = ("journal.jsonl", "config.yaml", "episodes.parquet", ".hydra")
 """Any of these in a directory says that it holds a run."""
 
 
@@ -41,7 +41,7 @@ def claim(directory: Path) -> Path:
                 raise _cannot_create(candidate, f"{candidate.parent} is a file") from None
             continue
         except OSError as error:
-            raise _cannot_create(candidate, str(error)) from error
+            raise _cannot_create(candidate, error.strerror or str(error)) from error
         return candidate
     raise AssertionError("count() does not end")
 
@@ -64,7 +64,7 @@ def take(directory: Path) -> Path:
     except FileExistsError:
         raise _cannot_create(directory, "it is a file") from None
     except OSError as error:
-        raise _cannot_create(directory, str(error)) from error
+        raise _cannot_create(directory, error.strerror or str(error)) from error
     if held:
         raise OutputError(
             f"'{directory}' holds a run already (there is {held[0]}). Name another directory, or"

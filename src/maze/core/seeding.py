@@ -67,7 +67,7 @@ class Seeding:
                 object.__setattr__(self, name, _checked_list(seeds, name))
         if not isinstance(self.shuffle_seeds, bool):
             raise ConfigError(
-                f"'shuffle_seeds' has to be true or false, got {self.shuffle_seeds!r}."
+                f"'seeding.shuffle_seeds' has to be true or false, got {self.shuffle_seeds!r}."
             )
 
     def resolved(self) -> Seeding:
@@ -117,7 +117,9 @@ class Seeding:
         n_planned = min([n_episodes, *lengths.values()])
         warning = None
         if n_planned < n_episodes:
-            short = [f"{name} has {n} seeds" for name, n in lengths.items() if n < n_episodes]
+            short = [
+                f"seeding.{name} has {n} seeds" for name, n in lengths.items() if n < n_episodes
+            ]
             warning = (
                 f"{n_episodes} episodes were asked for, but {' and '.join(short)}:"
                 f" {n_planned} episodes are played."
@@ -197,10 +199,10 @@ def _random_bits(base_seed: int, stream: int, count: int, bits: int) -> NDArray[
 
 def _checked_list(seeds: Any, name: str) -> tuple[int, ...]:
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Iterable):
-        raise ConfigError(f"'{name}' has to be a list of seeds, got {seeds!r}.")
+        raise ConfigError(f"'seeding.{name}' has to be a list of seeds, got {seeds!r}.")
     checked = tuple(_checked_seed(seed, f"{name}[{i}]") for i, seed in enumerate(seeds))
     if not checked:
-        raise ConfigError(f"'{name}' is an empty list. Leave it null to derive the seeds.")
+        raise ConfigError(f"'seeding.{name}' is an empty list. Leave it null to derive the seeds.")
     return checked
 
 
@@ -210,8 +212,8 @@ def _checked_seed(seed: Any, name: str, limit: int | None = _EXPLICIT_SEED_LIMIT
             raise TypeError
         checked = operator.index(seed)
     except TypeError:
-        raise ConfigError(f"'{name}' has to be an integer, got {seed!r}.") from None
+        raise ConfigError(f"'seeding.{name}' has to be an integer, got {seed!r}.") from None
     if checked < 0 or (limit is not None and checked >= limit):
         below = "" if limit is None else f" and below {limit}"
-        raise ConfigError(f"'{name}' has to be at least 0{below}, got {checked}.")
+        raise ConfigError(f"'seeding.{name}' has to be at least 0{below}, got {checked}.")
     return checked

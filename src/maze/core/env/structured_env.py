@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import gymnasium as gym
 from gymnasium import spaces
 
+from maze.core.errors import ConfigError
 from maze.core.events.event import Event
 
 StepKey: TypeAlias = str | int
@@ -70,7 +71,9 @@ class StructuredEnv(gym.Env[Observation, Action]):
     def actor_id(self) -> ActorID:
         """Return who acts next. After the last step, who would have acted."""
         if not self.is_flat:
-            raise NotImplementedError(f"{type(self).__name__} has several actors: implement actor_id()")
+            raise NotImplementedError(
+                f"{type(self).__name__} has several actors: implement actor_id()"
+            )
         return ActorID(next(iter(self.agent_counts)), 0)
 
     def is_actor_done(self) -> bool:
@@ -94,11 +97,21 @@ class StructuredEnv(gym.Env[Observation, Action]):
         """The action space of the current actor."""
         return self.action_spaces[self.actor_id().step_key]
 
-    @abstractmethod
+    def with_render_mode(self, render_mode: str | None) -> StructuredEnv:
+        """Return a new environment like this one, made with a render mode.
+
+        Raises:
+            ConfigError: If that cannot be done.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} does not say how it is made with another render mode: make it"
+            f" with render_mode={render_mode!r}"
+        )
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode.
+        """Start an episode. An override calls this one, which seeds ``self.np_random``.
 
         Args:
             seed: fixes everything random in the episode. ``None`` goes on with the generator.
@@ -107,6 +120,8 @@ class StructuredEnv(gym.Env[Observation, Action]):
         Returns:
             The first actor's observation and the info dictionary.
         """
+        super().reset(seed=seed, options=options)
+        return {}, {}
 
     @abstractmethod
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

@@ -75,7 +75,9 @@ def measure_events(events: Sequence[Any]) -> dict[str, float]:
         for statistic in event_type.statistics:
             groups: dict[str, list[float]] = {}
             for event in same:
-                group = "" if statistic.group_by is None else f"/{getattr(event, statistic.group_by)}"
+                group = (
+                    "" if statistic.group_by is None else f"/{getattr(event, statistic.group_by)}"
+                )
                 value = 1.0 if statistic.attribute is None else getattr(event, statistic.attribute)
                 groups.setdefault(group, []).append(value)
             for group, values in sorted(groups.items()):

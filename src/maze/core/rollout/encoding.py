@@ -9,31 +9,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from maze.core.env.structured_env import StepKey, StructuredEnv
-from maze.core.events.event import Event, Reward
-from maze.core.rollout.episode import (
+from maze.core.episode import (
     EncodedSteps,
     Episode,
     EpisodeBatch,
     EpisodeRow,
     EventText,
 )
+from maze.core.events.event import Event, Reward
 from maze.core.trajectory.columns import Leaf, LeafColumn, StepColumns, leaves
 from maze.core.trajectory.space_json import space_to_json
-
-FORMAT_VERSION = 1
-"""Raised when files of this format could be misread by older versions of Maze."""
-
-METADATA_KEY = b"maze"
-"""Where the schema of a trajectory file describes what is in it, as JSON."""
+from maze.core.trajectory.trajectory import FORMAT_VERSION, METADATA_KEY
 
 _N_STREAM_END_BYTES = 8
+_ONE_ZERO = np.zeros(1)
 _ARROW_TYPES: dict[str, pa.DataType] = {
     "float16": pa.float16(),
     "bool": pa.bool_(),
@@ -41,8 +37,14 @@ _ARROW_TYPES: dict[str, pa.DataType] = {
         name: pa.from_numpy_dtype(np.dtype(name))
         for name in ("float32", "float64", "int8", "int16", "int32", "int64")
     },
-    **{name: pa.from_numpy_dtype(np.dtype(name)) for name in ("uint8", "uint16", "uint32", "uint64")},
+    **{
+        name: pa.from_numpy_dtype(np.dtype(name))
+        for name in ("uint8", "uint16", "uint32", "uint64")
+    },
 }
+
+
+Compression: TypeAlias = Literal["lz4", "zstd", "none"]
 
 
 class EncoderOptions(NamedTuple):
@@ -50,16 +52,11 @@ class EncoderOptions(NamedTuple):
 
     keep_trajectories: bool = True
     keep_events: bool = True
-    compression: str = "lz4"
+    compression: Compression = "lz4"
 
 
 class BatchEncoder:
     """Collects finished episodes and encodes them as one ``EpisodeBatch``."""
-
-    n_steps: int
-    """Sub-steps collected since the last batch."""
-    n_bytes: int
-    """Bytes of observations and actions collected since the last batch."""
 
     def __init__(
         self, env: StructuredEnv, options: EncoderOptions, metadata: Mapping[str, Any] | None = None
@@ -72,6 +69,7 @@ class BatchEncoder:
             metadata: JSON values that go into the schema of each trajectory file.
         """
         self._options = options
+        self._times: list[str] = []  # The env times as the event log has them, each made once.
         self._steps = (
             {
                 key: _StepsEncoder(key, env, options.compression, metadata or {})
@@ -85,12 +83,6 @@ class BatchEncoder:
     def _clear(self) -> None:
         self._rows: list[EpisodeRow] = []
         self._events: dict[str, tuple[tuple[str, ...], dict[int, bytes]]] = {}
-        self.n_steps = 0
-        self.n_bytes = 0
-
-    def __len__(self) -> int:
-        """Return the number of episodes collected since the last batch."""
-        return len(self._rows)
 
     def add(self, episode: Episode, attempts: int = 1) -> None:
         """Collect an episode."""
@@ -99,8 +91,7 @@ class BatchEncoder:
         for key, encoder in self._steps.items():
             part = episode.columns.get(key)
             if part is not None and part.n_observations:
-                self.n_bytes += encoder.add(episode, part)
-        self.n_steps += len(episode.rewards)
+                encoder.add(episode, part)
         failure = episode.failure
         self._rows.append(
             EpisodeRow(
@@ -144,23 +135,26 @@ class BatchEncoder:
     def _add_events(self, episode: Episode) -> None:
         position = len(self._rows)
         prefix = episode.episode_id
-        if episode.rewards:
-            if episode.env_times is None:
-                values: Sequence[tuple[int, float]] = list(enumerate(episode.rewards))
-            else:
-                sums: dict[int, float] = {}
-                for time, reward in zip(episode.env_times, episode.rewards, strict=True):
-                    sums[time] = sums.get(time, 0.0) + reward
-                values = list(sums.items())
-            # float(...) since a numpy scalar's repr is not a number.
-            text = "".join([f"{prefix}\t{time}\t{float(value)!r}\n" for time, value in values])
+        if len(episode.rewards):
+            values = episode.rewards.tolist()
+            if episode.env_times is not None:
+                sums = [0.0] * (episode.env_times[-1] + 1)
+                for time, reward in zip(episode.env_times, values, strict=True):
+                    sums[time] += reward
+                values = sums
+            # In one go for the whole episode: there is a line for every step that is ever played.
+            times = self._times
+            while len(times) < len(values):
+                times.append(f"{len(times)}\t")
+            lines = [time + repr(value) for time, value in zip(times, values, strict=False)]
+            text = f"{prefix}\t" + f"\n{prefix}\t".join(lines) + "\n"
             self._texts(Reward)[position] = text.encode()
         if episode.events:
-            lines: dict[type[Event], list[str]] = {}
+            by_type: dict[type[Event], list[str]] = {}
             for time, event in episode.events:
                 cells = [_cell(getattr(event, name)) for name in event.attributes()]
-                lines.setdefault(type(event), []).append("\t".join([prefix, str(time), *cells]))
-            for event_type, same in lines.items():
+                by_type.setdefault(type(event), []).append("\t".join([prefix, str(time), *cells]))
+            for event_type, same in by_type.items():
                 self._texts(event_type)[position] = ("\n".join(same) + "\n").encode()
 
     def _texts(self, event_type: type[Event]) -> dict[int, bytes]:
@@ -183,9 +177,16 @@ class _StepsEncoder:
     """Encodes the rows of one step key: one for each observation."""
 
     def __init__(
-        self, step_key: StepKey, env: StructuredEnv, compression: str, metadata: Mapping[str, Any]
+        self,
+        step_key: StepKey,
+        env: StructuredEnv,
+        compression: Compression,
+        metadata: Mapping[str, Any],
     ) -> None:
-        observation_space, action_space = env.observation_spaces[step_key], env.action_spaces[step_key]
+        observation_space, action_space = (
+            env.observation_spaces[step_key],
+            env.action_spaces[step_key],
+        )
         self._leaves = (leaves(observation_space, "observation"), leaves(action_space, "action"))
         description = {
             "format_version": FORMAT_VERSION,
@@ -210,6 +211,7 @@ class _StepsEncoder:
         self._options = pa.ipc.IpcWriteOptions(
             compression=None if compression == "none" else compression, use_threads=False
         )
+        self._range = self._zeros = np.zeros(0, dtype=np.int32)
         self._clear()
 
     def _clear(self) -> None:
@@ -221,18 +223,19 @@ class _StepsEncoder:
         self._rewards: list[NDArray[np.float64]] = []
         self._without: tuple[list[int], list[int]] = ([], [])  # rows without action, reward
         self._last: tuple[list[int], list[int]] = ([], [])  # rows that terminated, truncated
-        self._columns: list[list[LeafColumn]] = [
-            [] for group in self._leaves for _ in group
-        ]
+        self._columns: list[list[LeafColumn]] = [[] for group in self._leaves for _ in group]
 
-    def add(self, episode: Episode, part: StepColumns) -> int:
-        """Append the rows of one episode; returns how many bytes of data they hold."""
+    def add(self, episode: Episode, part: StepColumns) -> None:
+        """Append the rows of one episode."""
         n, first_row = part.n_observations, self.n_rows
-        rewards = np.array(episode.rewards, dtype=np.float64)
+        rewards = episode.rewards
         n_rewards = len(rewards)
         if part.steps is None:
-            steps = np.arange(n, dtype=np.int32)
-            env_times, agent_ids = steps, np.zeros(n, np.int32)
+            if len(self._range) < n:
+                self._range = np.arange(2 * n, dtype=np.int32)
+                self._zeros = np.zeros(2 * n, dtype=np.int32)
+            steps = env_times = self._range[:n]
+            agent_ids = self._zeros[:n]
             last_row = n_rewards - 1
         else:
             steps = np.array(part.steps, dtype=np.int32)
@@ -247,7 +250,7 @@ class _StepsEncoder:
         self._agent_ids.append(agent_ids)
         self._rewards.append(rewards)
         if n_rewards < n:
-            self._rewards.append(np.zeros(n - n_rewards))
+            self._rewards.append(np.zeros(n - n_rewards) if n - n_rewards > 1 else _ONE_ZERO)
             self._without[1].extend(range(first_row + n_rewards, first_row + n))
         if part.n_actions < n:
             self._without[0].extend(range(first_row + part.n_actions, first_row + n))
@@ -257,14 +260,11 @@ class _StepsEncoder:
             elif episode.truncated_by:
                 self._last[1].append(first_row + last_row)
         self._episodes.append((episode.spec.index, n))
-        n_bytes = 0
         for collected, column in zip(
             self._columns, (*part.observations, *part.actions), strict=True
         ):
             collected.append(column)
-            n_bytes += len(column.data)
         self.n_rows += n
-        return n_bytes
 
     def flush(self) -> EncodedSteps:
         """Encode the rows collected so far."""
@@ -274,7 +274,7 @@ class _StepsEncoder:
             np.array([index for index, _ in self._episodes], dtype=np.int64), rows_of
         )
         has_action, has_reward = (_validity(n, rows) for rows in self._without)
-        arrays: list[pa.Array] = [
+        arrays: list[pa.Array[Any]] = [
             _primitive(pa.int64(), indices),
             *(
                 _primitive(pa.int32(), np.concatenate(parts))
@@ -302,7 +302,7 @@ class _StepsEncoder:
         return EncodedSteps(self._schema_message, message)
 
 
-def _field(leaf: Leaf, nullable: bool) -> pa.Field:
+def _field(leaf: Leaf, nullable: bool) -> pa.Field[Any]:
     description: dict[str, Any] = {"path": list(leaf.path)}
     if leaf.dtype is None:
         arrow_type = plain_arrow_type(leaf.space)
@@ -356,7 +356,7 @@ def plain_arrow_type(space: Any) -> pa.DataType:
 
 def _leaf_array(
     columns: Sequence[LeafColumn], rows: Sequence[int], validity: pa.Buffer | None
-) -> pa.Array:
+) -> pa.Array[Any]:
     leaf, n = columns[0].leaf, sum(rows)
     if leaf.dtype is None:
         values: list[Any] = []
@@ -383,8 +383,8 @@ def _leaf_array(
 
 def _primitive(
     arrow_type: pa.DataType, values: NDArray[Any], validity: pa.Buffer | None = None
-) -> pa.Array:
-    return pa.Array.from_buffers(arrow_type, len(values), [validity, pa.py_buffer(values)])
+) -> pa.Array[Any]:
+    return pa.Array.from_buffers(arrow_type, len(values), [validity, pa.py_buffer(values)])  # type: ignore[arg-type]
 
 
 def _validity(n: int, missing: Sequence[int]) -> pa.Buffer | None:

@@ -6,8 +6,10 @@ they become objects, always where they are used: a worker builds its own.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import cloudpickle
@@ -17,6 +19,7 @@ from maze.core.agent.policy import FlatPolicy, StructuredPolicy
 from maze.core.env.structured_env import StructuredEnv
 from maze.core.errors import ConfigError, MazeError
 from maze.core.factory import Factory, resolve
+from maze.core.rollout.checks import CheckOptions
 from maze.core.rollout.encoding import EncoderOptions
 from maze.core.rollout.play import PlayOptions
 
@@ -46,6 +49,7 @@ class EnvRecipe:
         self._given: Any = None
         self._snapshot: bytes | None = None
         self._why_not = ""
+        self._render_mode: str | None = None
         self._source: Any = source
         if isinstance(source, gym.Env):
             self._given, self._source = source, None
@@ -68,6 +72,12 @@ class EnvRecipe:
         """Return the environment that was given as an object, once; then ``None``."""
         given, self._given = self._given, None
         return None if given is None else self._wrap(given)
+
+    def rendering(self, render_mode: str) -> EnvRecipe:
+        """Return a recipe for environments with that render mode, unless they have their own."""
+        recipe = copy.copy(self)
+        recipe._render_mode = render_mode
+        return recipe
 
     def _make(self) -> Any:
         if self._source is None:
@@ -99,6 +109,8 @@ class EnvRecipe:
                 f"the function given as env made {env!r} ({type(env).__name__}), expected an"
                 " environment"
             )
+        if self._render_mode is not None and env.render_mode is None:
+            env = env.with_render_mode(self._render_mode)
         return apply_wrappers(env, self._wrappers)
 
     def _cannot_copy(self) -> ConfigError:
@@ -125,7 +137,7 @@ def build_policy(source: PolicySource, env: StructuredEnv) -> StructuredPolicy:
     if isinstance(source, type):
         source = {"_target_": source}
     if isinstance(source, Mapping):
-        built = Factory(object, where="policy").build(source, **offers)
+        built: Any = Factory(object, where="policy").build(source, **offers)
         if isinstance(built, type | Mapping):
             raise ConfigError(f"the policy config makes {built!r}, expected a policy")
         return build_policy(built, env)
@@ -158,10 +170,13 @@ class Job:
     env: EnvRecipe
     policy: PolicySource = None
     play: PlayOptions = field(default_factory=PlayOptions)
+    checks: CheckOptions = field(default_factory=CheckOptions)
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
     deterministic: bool = True
     n_lanes: int = 1
     """Episodes that one process plays side by side."""
+    directory: Path | None = None
+    """The output directory, if there is one."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that describe the run in each trajectory file."""
 

@@ -25,10 +25,11 @@ from types import ModuleType
 from typing import Any
 
 from maze.core import errors
+from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeSpec, Failure
 from maze.core.errors import ConfigError, MazeError, RunStoppedError
-from maze.core.rollout.episode import EpisodeBatch, EpisodeRow, EpisodeSpec, Failure
+from maze.core.rollout.checks import OnNaN, OnOutOfSpace
 from maze.core.rollout.job import Job, WrapperSource
-from maze.core.rollout.play import OnNaN, OnOutOfSpace, episode_id
+from maze.core.rollout.play import episode_id
 from maze.core.rollout.rollout_runner import OnError, RolloutRunner, check_count
 from maze.core.rollout.worker import NOT_PLAYING, Broken, Done, Finish, Play, Ready, work
 
@@ -114,7 +115,9 @@ class _Member:
 class _Pool:
     """The workers of one run."""
 
-    def __init__(self, job: Job, specs: Sequence[EpisodeSpec], n_workers: int, max_attempts: int) -> None:
+    def __init__(
+        self, job: Job, specs: Sequence[EpisodeSpec], n_workers: int, max_attempts: int
+    ) -> None:
         self._job = job.to_bytes()
         self._n_lanes = job.n_lanes
         self._specs = specs
@@ -181,7 +184,7 @@ class _Pool:
 
     def _start(self) -> _Member:
         ours, theirs = self._context.Pipe()
-        playing = self._context.RawArray("q", [NOT_PLAYING] * self._n_lanes)  # type: ignore[attr-defined]
+        playing = self._context.RawArray("q", [NOT_PLAYING] * self._n_lanes)
         process = self._context.Process(  # type: ignore[attr-defined]
             target=work, args=(theirs, self._job, playing), daemon=True, name="maze-worker"
         )
@@ -267,7 +270,9 @@ class _Pool:
         member.process.join()
         cause = _cause_of_death(member.process.exitcode)
         self._fruitless_deaths += 1
-        if self._fruitless_deaths > max(_MAX_FRUITLESS_DEATHS, self._max_attempts * self._n_workers):
+        if self._fruitless_deaths > max(
+            _MAX_FRUITLESS_DEATHS, self._max_attempts * self._n_workers
+        ):
             raise RunStoppedError(
                 f"{self._fruitless_deaths} workers died one after the other without finishing an"
                 f" episode (the last one {cause}). runner=sequential shows what happens"

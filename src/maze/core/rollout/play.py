@@ -17,16 +17,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import perf_counter
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import xxhash
+from gymnasium.error import DependencyNotInstalled
+from numpy.typing import NDArray
 
 from maze.core.agent.policy import StructuredPolicy
 from maze.core.env.structured_env import Action, ActorID, Observation, StepKey, StructuredEnv
-from maze.core.errors import ContractError
-from maze.core.events.event import Event, measure_events
-from maze.core.rollout.episode import (
+from maze.core.episode import (
     Ending,
     Episode,
     EpisodeSpec,
@@ -34,10 +34,12 @@ from maze.core.rollout.episode import (
     FailurePlace,
     TruncatedBy,
 )
-from maze.core.trajectory.columns import LeafColumn, SpaceRecorder, StepColumns, count_nan
+from maze.core.errors import ConfigError, ContractError
+from maze.core.events.event import Event, measure_events
+from maze.core.trajectory.columns import SpaceRecorder, StepColumns
 
-OnNaN: TypeAlias = Literal["fail", "count", "stop"]
-OnOutOfSpace: TypeAlias = Literal["stop", "fail", "allow"]
+AfterStep: TypeAlias = Callable[[StructuredEnv, EpisodeSpec, int], None]
+"""Gets the environment, the spec that is played, and the number of sub-steps done."""
 
 _NUMBER_TYPES = frozenset(
     {
@@ -50,15 +52,10 @@ _FLAG_TYPES = frozenset({bool, np.bool_})
 
 @dataclass(frozen=True)
 class PlayOptions:
-    """How episodes are played and checked."""
+    """How episodes are played."""
 
     max_episode_steps: int = 0
     """Structured steps after which the runner cuts an episode off. 0: no limit of the runner's."""
-    on_nan: OnNaN = "fail"
-    """A NaN among observations or rewards fails the episode, is only counted, or stops the run."""
-    on_out_of_space: OnOutOfSpace = "stop"
-    """An observation or action outside its space's bounds stops the run, fails the episode, or is
-    allowed. Wrong types, dtypes and shapes always stop the run: they cannot be recorded."""
 
 
 def episode_id(spec: EpisodeSpec) -> str:
@@ -73,6 +70,40 @@ def seed_global_generators(seed: int) -> None:
     np.random.seed(seed)
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(seed)
+
+
+class GlobalGenerators:
+    """Notices whether an environment or policy draws from a global random generator.
+
+    Setting the global generators takes longer than anything else at the start of an episode, and
+    hardly any environment uses them. So they are set for an episode only once it is known
+    that somebody does. To notice it, one number is drawn after each episode and compared with
+    what an untouched copy gives; the episode in which it happened first is then played again.
+    """
+
+    def __init__(self) -> None:
+        self.are_used = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was drawn, in the making of an environment for instance."""
+        seed_global_generators(0)
+        self._python, self._numpy = random.Random(0), np.random.RandomState(0)
+
+    def begin(self, seed: int) -> None:
+        """Prepare for an episode; ``seed`` is what to set the generators to, if they are used."""
+        if self.are_used or "torch" in sys.modules:
+            seed_global_generators(seed)
+
+    def found_use(self) -> bool:
+        """Return whether they were used for the first time since the last call."""
+        if self.are_used or "torch" in sys.modules:
+            return False
+        self.are_used = (
+            random.random() != self._python.random()
+            or np.random.random_sample() != self._numpy.random_sample()
+        )
+        return self.are_used
 
 
 class _PolicyFailed(Exception):
@@ -94,17 +125,17 @@ class Lane:
         *,
         shares_process: bool = False,
         given: StructuredEnv | None = None,
-        after_step: Callable[[StructuredEnv], None] | None = None,
+        after_step: AfterStep | None = None,
     ) -> None:
         """Prepare a lane; the environment is built by ``open`` or when first needed.
 
         Args:
             build_env: makes the environment; called again after an episode broke it.
-            options: limits and checks.
+            options: limits.
             shares_process: whether other lanes are played in between, so that the global random
                 generators cannot be set for each episode, and time has to be shared out.
             given: an environment to use first, which is not closed in the end.
-            after_step: called with the environment after each reset and step, to render it.
+            after_step: called after each reset and step, to render the environment.
         """
         self._build_env = build_env
         self._options = options
@@ -113,11 +144,17 @@ class Lane:
         self._after_step = after_step
         self.env: StructuredEnv | None = None
         self.policy_seconds = 0.0
+        self._is_clean = True
+        self._generators = None if shares_process else GlobalGenerators()
 
     def open(self) -> StructuredEnv:
         """Build the environment, unless it is there, and return it."""
         if self.env is None:
+            if self._generators is not None:
+                self._generators.restart()
             self.env = env = self._given or self._build_env()
+            if self._generators is not None:
+                self._generators.restart()
             self._recorders = {
                 key: (
                     SpaceRecorder(env.observation_spaces[key], "observation"),
@@ -162,11 +199,13 @@ class Lane:
         try:
             env = self.open()
             place = "reset"
-            if not self._shares_process:
-                seed_global_generators(spec.env_seed)
-            for observed, acted in self._recorders.values():
-                observed.take()
-                acted.take()
+            if self._generators is not None:
+                self._generators.begin(spec.env_seed)
+            if not self._is_clean:  # The last episode was abandoned.
+                for observed, acted in self._recorders.values():
+                    observed.take()
+                    acted.take()
+            self._is_clean = False
             pending = env.events
             pending.clear()
             before = clock()
@@ -190,7 +229,7 @@ class Lane:
                 events.extend((0, event) for event in pending)
                 pending.clear()
             if after_step is not None:
-                after_step(env)
+                after_step(env, spec, 0)
             step, collect_reward = env.step, rewards.append
             while True:
                 place = "policy"
@@ -222,12 +261,16 @@ class Lane:
                     n_steps += 1
                     record_observation(observation)
                 if after_step is not None:
-                    after_step(env)
+                    after_step(env, spec, len(rewards))
                 if terminated or truncated:
                     break
                 if n_steps >= limit:
                     break
-            _check_step_results(rewards, terminated, truncated)
+            _check_flags(terminated, truncated)
+        except ConfigError:
+            raise  # It is about the request, not about this episode.
+        except DependencyNotInstalled as error:
+            raise ConfigError(f"the environment misses a dependency: {error}") from error
         except (Exception, SystemExit) as error:
             if isinstance(error, _PolicyFailed):
                 place, error = "policy", error.__cause__ or error  # type: ignore[assignment]
@@ -247,6 +290,10 @@ class Lane:
             away=away,
             started=started,
         )
+
+    def has_to_repeat(self) -> bool:
+        """Return whether the episode just played has to be played again, see the generators."""
+        return self._generators is not None and self._generators.found_use()
 
     def _begin_sub_step(
         self, steps_of: dict[StepKey, list[int]], agents_of: dict[StepKey, list[int]], step: int
@@ -275,30 +322,16 @@ class Lane:
         if self.env is not None:
             for key, (observed, acted) in self._recorders.items():
                 observations, actions = observed.take(), acted.take()
+                steps = steps_of.get(key, []) if env_times is not None else None
                 columns[key] = StepColumns(
                     observations,
                     actions,
-                    n_observations=_length(observations, steps_of.get(key), rewards, failure),
-                    n_actions=_length(actions, None, rewards, failure),
-                    steps=steps_of.get(key) if env_times is not None else None,
-                    agent_ids=agents_of.get(key) if env_times is not None else None,
+                    n_observations=observations[0].n if observations else len(rewards),
+                    n_actions=actions[0].n if actions else len(rewards),
+                    steps=steps,
+                    agent_ids=agents_of.get(key, []) if env_times is not None else None,
                 )
-        offence = self._first_offence(columns, rewards)
-        if offence is not None and (failure is None or offence.step <= failure.step):
-            failure = offence
-        if failure is not None:
-            # Of a failed episode, what led to the failure is kept, and nothing after it.
-            columns = {
-                key: _cut(part, failure.step, keep_action=failure is not offence or failure.place == "policy")
-                for key, part in columns.items()
-            }
-            rewards = rewards[: failure.step]
-            if env_times is None:
-                n_steps = len(rewards)
-            elif failure.step < len(env_times):
-                n_steps = env_times[failure.step]
-                env_times = env_times[: failure.step]
-            events = [(time, event) for time, event in events if time <= n_steps]
+            self._is_clean = True
         ending: Ending
         truncated_by: TruncatedBy = ""
         if failure is not None:
@@ -308,10 +341,11 @@ class Lane:
             ending = "terminated"
         else:
             ending, truncated_by = "truncated", "env" if truncated else "runner"
-        n_nan = 0
-        if self._options.on_nan == "count" or failure is not None:
-            n_nan = sum(count_nan(part.observations) for part in columns.values())
-            n_nan += sum(1 for reward in rewards if reward != reward)
+        if _NUMBER_TYPES.issuperset(map(type, rewards)):
+            reward_column = np.array(rewards, dtype=np.float64)
+        else:
+            failure, reward_column = _reward_failure(rewards)
+            ending, truncated_by = "failed", ""
         policy_seconds = self.policy_seconds if self._shares_process else away
         seconds = perf_counter() - started
         if self._shares_process:
@@ -321,90 +355,22 @@ class Lane:
             episode_id=episode_id(spec),
             ending=ending,
             truncated_by=truncated_by,
-            rewards=rewards,
+            rewards=reward_column,
             env_times=env_times,
             n_steps=n_steps,
             columns=columns,
             events=events,
             statistics=measure_events(events) if events else {},
-            digest=_digest(columns, rewards),
-            episode_return=_sum(rewards),
+            digest=digest_of(columns, reward_column),
+            episode_return=sum_rewards(rewards),
             seconds=seconds,
             env_seconds=env_seconds,
             policy_seconds=policy_seconds,
-            n_nan=n_nan,
             failure=failure,
         )
 
-    def _first_offence(
-        self, columns: dict[StepKey, StepColumns], rewards: Sequence[float]
-    ) -> Failure | None:
-        """Find the first NaN or value out of bounds, if such a value is to fail the episode."""
-        options = self._options
-        found: list[tuple[int, int, Failure]] = []
-        for key, part in columns.items():
-            observed, acted = self._recorders[key]
-            for recorder, leaves, is_policy in (
-                (observed, part.observations, False),
-                (acted, part.actions, True),
-            ):
-                offence = recorder.first_offence(leaves)
-                if offence is None:
-                    continue
-                if offence.kind == "nan" and not is_policy:
-                    if options.on_nan == "count":
-                        continue
-                    stops = options.on_nan == "stop"
-                else:
-                    if options.on_out_of_space == "allow":
-                        continue
-                    stops = options.on_out_of_space == "stop"
-                step = offence.index if part.steps is None else part.steps[offence.index]
-                place: FailurePlace = "policy" if is_policy else "step" if step else "reset"
-                message = offence.message
-                if offence.kind == "nan" and not is_policy:
-                    message += " (runner.on_nan=count records it and goes on)"
-                elif not is_policy:
-                    message += (
-                        ". If the space is wrong rather than the environment,"
-                        " runner.on_out_of_space=allow records it and goes on"
-                    )
-                else:
-                    message += " (clip it, for instance; runner.on_out_of_space=allow plays it)"
-                failure = Failure(place, step, "SpaceError", message, "", stops)
-                found.append((step, int(is_policy), failure))
-        if options.on_nan != "count" and _sum(rewards) != _sum(rewards):
-            step = next(i for i, reward in enumerate(rewards) if reward != reward) + 1
-            message = "the reward is NaN (runner.on_nan=count records it and goes on)"
-            stops = options.on_nan == "stop"
-            found.append((step, 0, Failure("step", step, "SpaceError", message, "", stops)))
-        return min(found, key=lambda item: item[:2])[2] if found else None
 
-
-def _length(
-    columns: Sequence[LeafColumn],
-    steps: Sequence[int] | None,
-    rewards: Sequence[float],
-    failure: Failure | None,
-) -> int:
-    if columns:
-        return columns[0].n
-    if steps is not None:
-        return len(steps)
-    return len(rewards)
-
-
-def _cut(part: StepColumns, step: int, keep_action: bool) -> StepColumns:
-    """Keep what happened up to and including the observation (or the action on it) of a step."""
-    if part.steps is None:
-        n_observations, n_actions = step + 1, step + keep_action
-    else:
-        n_observations = sum(1 for index in part.steps if index <= step)
-        n_actions = sum(1 for index in part.steps if index < step + keep_action)
-    return part.first(n_observations, n_actions)
-
-
-def _sum(rewards: Sequence[float]) -> float:
+def sum_rewards(rewards: Sequence[float]) -> float:
     """Sum rewards, correctly rounded, so that no order of summation can show."""
     try:
         return math.fsum(rewards)
@@ -414,30 +380,29 @@ def _sum(rewards: Sequence[float]) -> float:
         return math.nan
 
 
-def _digest(columns: dict[StepKey, StepColumns], rewards: Sequence[float]) -> str:
+def digest_of(columns: dict[StepKey, StepColumns], rewards: NDArray[np.float64]) -> str:
     """Hash observations, actions and rewards. xxh3: 128 bits, some 20 GB/s, not cryptographic."""
     digest = xxhash.xxh3_128()
     for key, part in columns.items():
         if part.steps is not None:
-            digest.update(repr((key, list(part.steps), list(part.agent_ids or ()))))
+            digest.update(repr((key, list(part.steps), list(part.agent_ids or ()))).encode())
         for column in (*part.observations, *part.actions):
-            for data in column.digest_parts():
-                digest.update(data)
-    digest.update(np.array(rewards, dtype=np.float64).tobytes())
+            digest.update(column.digest_data())
+    digest.update(rewards.tobytes())
     return digest.hexdigest()
 
 
-def _check_step_results(rewards: list[float], terminated: Any, truncated: Any) -> None:
-    """Check the types of what the steps returned, for all the steps of an episode at once."""
-    types = set(map(type, rewards))
-    if not types <= _NUMBER_TYPES:
-        step, wrong = next(
-            (i, reward) for i, reward in enumerate(rewards) if type(reward) not in _NUMBER_TYPES
-        )
-        del rewards[step:]
-        raise ContractError(
-            f"the reward of step {step} is {_describe(wrong)}, expected a number (float(...) it)"
-        )
+def _reward_failure(rewards: Sequence[Any]) -> tuple[Failure, NDArray[np.float64]]:
+    """Tell of the first reward that is not a number, and return those before it."""
+    step, wrong = next(
+        (i, reward) for i, reward in enumerate(rewards) if type(reward) not in _NUMBER_TYPES
+    )
+    message = f"the reward is {_describe(wrong)}, expected a number (float(...) it)"
+    failure = Failure("step", step, "ContractError", message, "", is_contract_violation=True)
+    return failure, np.array(rewards[:step], dtype=np.float64)
+
+
+def _check_flags(terminated: Any, truncated: Any) -> None:
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if type(flag) not in _FLAG_TYPES:
             raise ContractError(f"{name} is {_describe(flag)}, expected a bool")
@@ -478,7 +443,10 @@ def drive(
     """
     if len(lanes) == 1:
         while (spec := next_spec(True)) is not None:
-            yield _play_alone(lanes[0], policy, spec, deterministic)
+            episode = _play_alone(lanes[0], policy, spec, deterministic)
+            if lanes[0].has_to_repeat():
+                episode = _play_alone(lanes[0], policy, spec, deterministic)
+            yield episode
     else:
         yield from _play_together(lanes, policy, next_spec, deterministic)
 

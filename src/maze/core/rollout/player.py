@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from maze.core.env.structured_env import StructuredEnv
+from maze.core.episode import Episode, EpisodeBatch, EpisodeSpec
 from maze.core.errors import ConfigError, MazeError
+from maze.core.rollout.checks import EpisodeChecks
 from maze.core.rollout.encoding import BatchEncoder
-from maze.core.rollout.episode import Episode, EpisodeBatch, EpisodeSpec
 from maze.core.rollout.job import Job, build_policy
-from maze.core.rollout.play import Lane, drive, seed_global_generators
+from maze.core.rollout.play import AfterStep, Lane, drive, seed_global_generators
 
 # A batch is handed over when it is worth encoding, and soon enough that little is lost if the
 # process dies and that progress can be seen.
@@ -32,10 +32,18 @@ class Player:
     """
 
     def __init__(
-        self, job: Job, *, after_step: Callable[[StructuredEnv], None] | None = None
+        self, job: Job, *, after_step: AfterStep | None = None, render_mode: str | None = None
     ) -> None:
+        """Prepare a player.
+
+        Args:
+            job: what to play.
+            after_step: see ``Lane``.
+            render_mode: made environments get it, if they have none of their own.
+        """
         self._job = job
         self._after_step = after_step
+        self._recipe = job.env if render_mode is None else job.env.rendering(render_mode)
         self._warned = False
 
     def __enter__(self) -> Player:
@@ -44,11 +52,11 @@ class Player:
         self._generators = _global_states()
         self._lanes = [
             Lane(
-                job.env.build,
+                self._recipe.build,
                 job.play,
                 shares_process=job.n_lanes > 1,
                 after_step=self._after_step,
-                given=job.env.take_given() if i == 0 else None,
+                given=self._recipe.take_given() if i == 0 else None,
             )
             for i in range(job.n_lanes)
         ]
@@ -68,7 +76,10 @@ class Player:
             raise ConfigError(
                 f"the policy cannot be built: {type(error).__name__}: {error}"
             ) from error
+        self._checks = EpisodeChecks(env.observation_spaces, env.action_spaces, job.checks)
         self._encoder = BatchEncoder(env, job.encoder, job.metadata)
+        self._ended: list[Episode] = []
+        self._attempts: Mapping[int, int] = {}
         if job.n_lanes > 1:
             seed_global_generators(0)
             self._untouched = _global_states()
@@ -99,20 +110,25 @@ class Player:
             attempts: how often an episode was started, if not once, by its index.
             on_end: called with each episode when it has ended.
         """
-        encoder, deadline = self._encoder, perf_counter() + BATCH_SECONDS
+        self._attempts = attempts or {}
+        n_steps = n_bytes = 0
+        deadline = perf_counter() + BATCH_SECONDS
         for episode in drive(self._lanes, self._policy, next_spec, self._job.deterministic):
-            encoder.add(episode, attempts.get(episode.spec.index, 1) if attempts else 1)
+            self._ended.append(episode)
             if on_end is not None:
                 on_end(episode)
+            n_steps += len(episode.rewards)
+            n_bytes += episode.n_bytes()
             if (
-                encoder.n_steps >= BATCH_STEPS
-                or encoder.n_bytes >= BATCH_BYTES
+                n_steps >= BATCH_STEPS
+                or n_bytes >= BATCH_BYTES
                 or perf_counter() >= deadline
                 or episode.failure is not None
             ):
                 batch = self.flush()
                 if batch is not None:
                     yield batch
+                n_steps = n_bytes = 0
                 deadline = perf_counter() + BATCH_SECONDS
         batch = self.flush()
         if batch is not None:
@@ -120,19 +136,23 @@ class Player:
 
     def flush(self) -> EpisodeBatch | None:
         """Return the episodes that have ended and were not handed over yet, if any."""
-        if not len(self._encoder):
+        if not self._ended:
             return None
+        ended, self._ended = self._ended, []
+        for episode in self._checks.check(ended):
+            self._encoder.add(episode, self._attempts.get(episode.spec.index, 1))
         return self._encoder.flush(self._warnings())
 
     def _warnings(self) -> tuple[str, ...]:
         if self._job.n_lanes == 1 or self._warned or _same(_global_states(), self._untouched):
             return ()
         self._warned = True
-        return (
+        text = (
             "The environment or the policy draws from a global random generator (random,"
             " numpy.random or torch). With several lanes in a process such episodes cannot be"
-            " reproduced: use runner.n_lanes=1.",
+            " reproduced: use runner.n_lanes=1."
         )
+        return (text,)
 
 
 def _global_states() -> tuple[Any, ...]:

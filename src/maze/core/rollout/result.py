@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeAlias
 
-from maze.core.rollout.episode import Ending, EpisodeRow
-from maze.core.rollout.episode_table import EpisodeTable
+from maze.core.episode import Ending, EpisodeRow
+from maze.core.episode_table import EpisodeTable
 from maze.core.statistics.summary import Summary
 
 if TYPE_CHECKING:

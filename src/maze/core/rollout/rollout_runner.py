@@ -13,12 +13,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, get_args
 
+from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeSpec
 from maze.core.errors import ConfigError, ContractError, RunStoppedError
 from maze.core.output_directory import default_output_directory
+from maze.core.rollout.checks import CheckOptions, OnNaN, OnOutOfSpace
 from maze.core.rollout.encoding import EncoderOptions
-from maze.core.rollout.episode import EpisodeBatch, EpisodeRow, EpisodeSpec
 from maze.core.rollout.job import EnvRecipe, EnvSource, Job, PolicySource, WrapperSource
-from maze.core.rollout.play import OnNaN, OnOutOfSpace, PlayOptions
+from maze.core.rollout.play import PlayOptions
 from maze.core.rollout.progress import Progress
 from maze.core.rollout.result import RolloutResult
 from maze.core.seeding import Seeding
@@ -222,17 +223,15 @@ class RolloutRunner(ABC):
         return Job(
             env=EnvRecipe(env, wrappers),
             policy=agent,
-            play=PlayOptions(
-                self.max_episode_steps,
-                self.on_nan,  # type: ignore[arg-type]
-                self.on_out_of_space,  # type: ignore[arg-type]
-            ),
+            play=PlayOptions(self.max_episode_steps),
+            checks=CheckOptions(self.on_nan, self.on_out_of_space),  # type: ignore[arg-type]
             encoder=EncoderOptions(
                 keep_trajectories=self.record_trajectory and recorded,
                 keep_events=self.record_event_logs and recorded,
             ),
             deterministic=self.deterministic,
             n_lanes=min(self.n_lanes, self.n_episodes),
+            directory=directory,
             metadata={"config": config, "versions": versions()},
         )
 

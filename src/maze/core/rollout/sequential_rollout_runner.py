@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from maze.core.rollout.episode import EpisodeBatch, EpisodeSpec
+from maze.core.episode import EpisodeBatch, EpisodeSpec
+from maze.core.errors import ConfigError
+from maze.core.output_directory import default_output_directory
+from maze.core.rollout.checks import OnNaN, OnOutOfSpace
 from maze.core.rollout.job import Job, WrapperSource
-from maze.core.rollout.play import OnNaN, OnOutOfSpace
 from maze.core.rollout.player import Player
+from maze.core.rollout.rendering import VideoRecorder, has_display
 from maze.core.rollout.rollout_runner import OnError, RolloutRunner, check_flag
 
 
@@ -55,6 +58,11 @@ class SequentialRolloutRunner(RolloutRunner):
             show_progress=show_progress,
         )
         self.render = check_flag("render", render)
+        if self.render and self.n_lanes > 1:
+            raise ConfigError(
+                f"'runner.render' needs 'runner.n_lanes' to be 1, got {self.n_lanes}: only one"
+                " episode can be shown at a time"
+            )
 
     def episodes(self, job: Job, specs: Sequence[EpisodeSpec]) -> Iterator[EpisodeBatch]:
         """Play the specs in this process."""
@@ -63,7 +71,18 @@ class SequentialRolloutRunner(RolloutRunner):
         def next_spec(_: bool) -> EpisodeSpec | None:
             return next(remaining, None)
 
-        with Player(job) as player:
+        with contextlib.ExitStack() as stack:
+            note = ""
+            if not self.render:
+                player = Player(job)
+            elif has_display():
+                player = Player(job, render_mode="human")
+            else:
+                assert job.directory is not None
+                video = stack.enter_context(VideoRecorder(job.directory / "video"))
+                note = f"there is no display, so the episodes were filmed to {video.directory}"
+                player = Player(job, after_step=video.after_step, render_mode="rgb_array")
+            stack.enter_context(player)
             try:
                 yield from player.play(next_spec)
             except KeyboardInterrupt:
@@ -71,3 +90,11 @@ class SequentialRolloutRunner(RolloutRunner):
                 if batch is not None:
                     yield batch
                 raise
+            if note:
+                yield EpisodeBatch(rows=(), warnings=(note,))
+
+    def _directory(self, output_dir: str | Path | None) -> Path | None:
+        directory = super()._directory(output_dir)
+        if directory is None and self.render and not has_display():
+            return default_output_directory()
+        return directory

@@ -24,8 +24,8 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
+from maze.core.episode import Episode, EpisodeSpec
 from maze.core.errors import MazeError
-from maze.core.rollout.episode import Episode, EpisodeSpec
 from maze.core.rollout.job import Job
 from maze.core.rollout.player import Player
 
@@ -105,7 +105,9 @@ class _Worker:
             self._connection.send(
                 Broken(
                     type(error).__name__ if isinstance(error, MazeError) else "",
-                    str(error) if isinstance(error, MazeError) else f"{type(error).__name__}: {error}",
+                    str(error)
+                    if isinstance(error, MazeError)
+                    else f"{type(error).__name__}: {error}",
                     traceback.format_exc(),
                 )
             )
@@ -114,9 +116,7 @@ class _Worker:
         self._connection.send(Ready())
         with contextlib.ExitStack() as stack:
             stack.push(player.__exit__)
-            for batch in player.play(
-                self._next_spec, attempts=self._attempts, on_end=self._forget
-            ):
+            for batch in player.play(self._next_spec, attempts=self._attempts, on_end=self._forget):
                 self._connection.send(batch)
         self._connection.send(Done())
 
@@ -147,9 +147,7 @@ class _Worker:
             self._is_finishing = True
 
     def _forget(self, episode: Episode) -> None:
-        index = episode.spec.index
-        self._playing[list(self._playing).index(index)] = NOT_PLAYING
-        self._attempts.pop(index, None)
+        self._playing[list(self._playing).index(episode.spec.index)] = NOT_PLAYING
 
 
 def _die_with_parent() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from maze.core.rollout.episode import EpisodeBatch
+from maze.core.episode import EpisodeBatch
 from maze.core.sinks.sink import Sink
 
 

@@ -11,13 +11,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+from maze.core.episode import EpisodeBatch, EpisodeRow, Failure
+from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder
 from maze.core.errors import OutputError
-from maze.core.rollout.episode import EpisodeBatch, EpisodeRow, Failure
-from maze.core.rollout.episode_table import EpisodeTable, EpisodeTableBuilder
 from maze.core.sinks.sink import Sink
 
 CONFIG_FILE = "config.yaml"
@@ -25,7 +25,7 @@ JOURNAL_FILE = "journal.jsonl"
 EPISODES_FILE = "episodes.parquet"
 STATISTICS_FILE = "statistics.json"
 
-_ROW_FIELDS = tuple(field.name for field in fields(EpisodeRow))
+_ROW_FIELDS = EpisodeRow._fields
 
 
 class LedgerSink(Sink):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from maze.core.rollout.episode import EpisodeBatch
+from maze.core.episode import EpisodeBatch
 
 
 class Sink(ABC):

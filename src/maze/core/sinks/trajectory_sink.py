@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from maze.core.env.structured_env import StepKey
-from maze.core.rollout.episode import EpisodeBatch
+from maze.core.episode import EpisodeBatch
 from maze.core.sinks.sink import Sink
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"

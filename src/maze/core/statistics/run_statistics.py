@@ -12,7 +12,7 @@ import bisect
 from array import array
 from collections.abc import Iterable
 
-from maze.core.rollout.episode import ENDINGS, Ending, EpisodeBatch, EpisodeRow
+from maze.core.episode import ENDINGS, Ending, EpisodeBatch, EpisodeRow
 from maze.core.statistics.summary import Summary, summarize
 
 N_FAILURES_KEPT = 5

@@ -9,7 +9,7 @@ any further; bounds and NaN are checked for all the values of an episode at once
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -47,8 +47,7 @@ class Leaf:
         return self.dtype is None
 
 
-@dataclass(frozen=True)
-class LeafColumn:
+class LeafColumn(NamedTuple):
     """The values of a leaf in one episode."""
 
     leaf: Leaf
@@ -68,18 +67,14 @@ class LeafColumn:
         if n >= self.n:
             return self
         size = len(self.data) // self.n
-        return replace(self, n=n, data=self.data[: n * size], values=self.values[:n])
+        return self._replace(n=n, data=self.data[: n * size], values=self.values[:n])
 
-    def digest_parts(self) -> Iterator[bytes]:
-        """Yield what the episode's digest is computed from."""
-        if self.leaf.is_ragged:
-            yield repr(list(self.values)).encode()
-        else:
-            yield self.data
+    def digest_data(self) -> bytes:
+        """Return what the episode's digest is computed from."""
+        return repr(list(self.values)).encode() if self.leaf.dtype is None else self.data
 
 
-@dataclass(frozen=True)
-class StepColumns:
+class StepColumns(NamedTuple):
     """What was seen and done in the sub-steps of one step key in one episode."""
 
     observations: tuple[LeafColumn, ...]
@@ -110,7 +105,8 @@ class StepColumns:
 class Offence(NamedTuple):
     """The first value of a column that does not belong there."""
 
-    index: int
+    row: int
+    """Position among the values of the column."""
     kind: Literal["nan", "outside"]
     message: str
 
@@ -153,7 +149,6 @@ class SpaceRecorder:
     def __init__(self, space: spaces.Space[Any], role: Role) -> None:
         self.leaves = leaves(space, role)
         self._collected: list[list[Any]] = [[] for _ in self.leaves]
-        self._checks = [_bounds_check(leaf) for leaf in self.leaves]
         self.record = _single_leaf_recorder(space, role, self._collected) or _checked(
             _recorder(space, iter(self._collected)), space, role, self._collected
         )
@@ -173,16 +168,6 @@ class SpaceRecorder:
             collected.clear()
             taken.append(column)
         return tuple(taken)
-
-    def first_offence(self, columns: Sequence[LeafColumn]) -> Offence | None:
-        """Return the first NaN, or value outside the bounds of its space, among the columns."""
-        first: Offence | None = None
-        for column, check in zip(columns, self._checks, strict=True):
-            if check is not None and column.n:
-                offence = check(column)
-                if offence is not None and (first is None or offence.index < first.index):
-                    first = offence
-        return first
 
 
 def count_nan(columns: Sequence[LeafColumn]) -> int:
@@ -259,13 +244,12 @@ def _single_leaf_recorder(
     return None
 
 
-def _recorder(
-    space: spaces.Space[Any], collected: Iterator[list[Any]]
-) -> Callable[[Any], None]:
+def _recorder(space: spaces.Space[Any], collected: Iterator[list[Any]]) -> Callable[[Any], None]:
     """Compile a function that takes a value apart and appends its leaves to the given lists."""
     if isinstance(space, spaces.Dict):
         items = [(key, _recorder(child, collected)) for key, child in space.spaces.items()]
         n_items = len(items)
+
         def record_dict(value: Any) -> None:
             if len(value) != n_items:
                 raise _Mismatch
@@ -315,7 +299,7 @@ def _recorder(
     return record_ragged
 
 
-def _bounds_check(leaf: Leaf) -> Callable[[LeafColumn], Offence | None] | None:
+def bounds_check(leaf: Leaf) -> Callable[[LeafColumn], Offence | None] | None:
     """Return a function that finds the first value out of bounds; ``None`` if none can be."""
     space = leaf.space
     if isinstance(space, spaces.Box):
@@ -337,7 +321,7 @@ def _bounds_check(leaf: Leaf) -> Callable[[LeafColumn], Offence | None] | None:
 
         def check_nan(column: LeafColumn) -> Offence | None:
             # The minimum of anything with a NaN in it is NaN: one cheap pass.
-            minimum = column.array().min()
+            minimum = column.array().min() if column.n else 0
             return None if minimum == minimum else _find_offence(column, low, high)
 
         return check_nan
@@ -354,15 +338,18 @@ def _bounds_check(leaf: Leaf) -> Callable[[LeafColumn], Offence | None] | None:
 
 def _find_offence(column: LeafColumn, low: NDArray[Any], high: NDArray[Any]) -> Offence | None:
     values = column.array().reshape(column.n, -1)
-    low, high = np.broadcast_to(low, column.leaf.shape).ravel(), np.broadcast_to(
-        high, column.leaf.shape
-    ).ravel()
+    low, high = (
+        np.broadcast_to(low, column.leaf.shape).ravel(),
+        np.broadcast_to(high, column.leaf.shape).ravel(),
+    )
     wrong = ~((values >= low) & (values <= high))
     if not wrong.any():
         return None
     index = int(wrong.any(axis=1).argmax())
     flat = int(wrong[index].argmax())
-    element = [int(i) for i in np.unravel_index(flat, column.leaf.shape)] if column.leaf.shape else []
+    element = (
+        [int(i) for i in np.unravel_index(flat, column.leaf.shape)] if column.leaf.shape else []
+    )
     where = f"{column.leaf.name}{element if element else ''}"
     found = values[index, flat]
     if found != found:
@@ -407,18 +394,19 @@ def _explain(space: spaces.Space[Any], value: Any, name: str) -> str | None:
                 )
         elif not space.start <= value < space.start + space.n:
             return (
-                f"{name} is {value}, which is not in"
-                f" [{space.start}, {space.start + space.n - 1}]"
+                f"{name} is {value}, which is not in [{space.start}, {space.start + space.n - 1}]"
             )
         return None
     if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
         dtype, shape = np.dtype(space.dtype), tuple(space.shape or ())
         if not isinstance(value, np.ndarray | np.generic):
-            return f"{name} is {_short(value)}, expected an array of dtype {dtype} and shape {shape}"
+            return (
+                f"{name} is {_short(value)}, expected an array of dtype {dtype} and shape {shape}"
+            )
         if value.shape != shape:
             return f"{name} has shape {value.shape}, expected {shape}"
         if value.dtype != dtype:
-            return f"{name} has dtype {value.dtype}, expected {dtype} (.astype does not happen by itself)"
+            return f"{name} has dtype {value.dtype}, expected {dtype} (nothing is cast silently)"
         return None
     return None if space.contains(value) else f"{name} {_short(value)} is not in the space {space}"
 
@@ -486,7 +474,9 @@ def from_plain(space: spaces.Space[Any], plain: Any) -> Any:
     if isinstance(space, spaces.Graph):
         edges = links = None
         if space.edge_space is not None:
-            edges = _stacked(space.edge_space, [from_plain(space.edge_space, e) for e in plain["edges"]])
+            edges = _stacked(
+                space.edge_space, [from_plain(space.edge_space, e) for e in plain["edges"]]
+            )
             links = np.array(plain["edge_links"], dtype=np.int32).reshape(-1, 2)
         nodes = [from_plain(space.node_space, node) for node in plain["nodes"]]
         return spaces.GraphInstance(
@@ -501,7 +491,9 @@ def from_plain(space: spaces.Space[Any], plain: Any) -> Any:
 def _stacked(space: spaces.Space[Any], elements: Sequence[Any]) -> Any:
     """Stack elements as Gymnasium's Sequence(stack=True) and Graph do: arrays on a new axis."""
     if isinstance(space, spaces.Dict):
-        return {key: _stacked(child, [e[key] for e in elements]) for key, child in space.spaces.items()}
+        return {
+            key: _stacked(child, [e[key] for e in elements]) for key, child in space.spaces.items()
+        }
     if isinstance(space, spaces.Tuple):
         return tuple(
             _stacked(child, [element[i] for element in elements])
@@ -519,7 +511,9 @@ def _unstacked(space: spaces.Space[Any], stacked: Any) -> Iterator[Any]:
         for values in zip(*parts, strict=True):
             yield dict(zip(space.spaces, values, strict=True))
     elif isinstance(space, spaces.Tuple):
-        parts = [list(_unstacked(child, part)) for child, part in zip(space.spaces, stacked, strict=True)]
+        parts = [
+            list(_unstacked(child, part)) for child, part in zip(space.spaces, stacked, strict=True)
+        ]
         yield from zip(*parts, strict=True)
     else:
         yield from stacked

@@ -95,10 +95,12 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
     if kind == "Graph":
         edge = description["edge_space"]
         return spaces.Graph(
-            space_from_json(description["node_space"]),  # type: ignore[arg-type]
-            None if edge is None else space_from_json(edge),  # type: ignore[arg-type]
+            space_from_json(description["node_space"]),
+            None if edge is None else space_from_json(edge),
         )
-    raise SpaceError(f"unknown space type {kind!r} in a recording; it needs a newer version of Maze")
+    raise SpaceError(
+        f"unknown space type {kind!r} in a recording; it needs a newer version of Maze"
+    )
 
 
 def _numbers(values: NDArray[Any]) -> Any:

@@ -24,12 +24,9 @@ from maze.core.wrappers.wrapper import Wrapper, wrap
 WrapperName: TypeAlias = str | type[Any]
 """A class, or its dotted path."""
 
-Arguments: TypeAlias = Mapping[str, Any] | None
-"""Keyword arguments of a wrapper, besides the environment."""
-
-WrappersConfig: TypeAlias = (
-    Mapping[WrapperName, Arguments] | Sequence[WrapperName | Mapping[Any, Any]]
-)
+# More exact types would refuse literals: a mapping of classes alone is no mapping of paths or
+# classes, as mappings do not vary in their keys.
+WrappersConfig: TypeAlias = Mapping[Any, Any] | Sequence[Any]
 """Wrappers in order, the first one innermost; see ``apply_wrappers``."""
 
 _WHERE = "wrappers"
@@ -116,7 +113,7 @@ def _entries(wrappers: WrappersConfig | None) -> Iterator[tuple[WrapperName, Map
             )
 
 
-def _checked(name: object, arguments: Arguments) -> Mapping[str, Any]:
+def _checked(name: object, arguments: object) -> Mapping[str, Any]:
     if arguments is None:
         return {}
     if not isinstance(arguments, Mapping):

@@ -106,13 +106,7 @@ class Wrapper(StructuredEnv):
         Raises:
             ConfigError: If the innermost environment cannot be made again.
         """
-        make_again = getattr(self.env, "with_render_mode", None)
-        if make_again is None:
-            raise ConfigError(
-                f"{type(self.env).__name__} cannot be made again with render mode {render_mode!r}."
-                " Make it with the render mode that is needed."
-            )
-        env: StructuredEnv = make_again(render_mode)
+        env = self.env.with_render_mode(render_mode)
         # All that this wrapper holds is copied, but for what belongs to the environment inside.
         again = copy.deepcopy(self, {id(self.env): env, id(self.env.events): env.events})
         again.metadata, again.render_mode, again.spec = env.metadata, env.render_mode, env.spec

@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maze.core.episode import EpisodeRow, Failure
 from maze.core.errors import MissingExtraError, OutputError
-from maze.core.rollout.episode import EpisodeRow, Failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +50,7 @@ TIMING_COLUMNS = ("seconds", "env_seconds", "policy_seconds", "attempts")
 """Columns that say how the playing went. All others are the same in a run with equal seeds."""
 
 _FAILURE_COLUMN = "failure"
+_NO_FAILURE = Failure("construction", 0, "", "", "")
 _FORMAT_VERSION = 1
 _FORMAT_KEY = b"maze.episode_table"
 
@@ -131,29 +132,14 @@ class EpisodeTable:
         """Return an Arrow table."""
         import pyarrow as pa
 
-        arrow_types = {"int": pa.int64(), "float": pa.float64(), "string": pa.string()}
         arrays: dict[str, pa.Array[Any]] = {
-            name: pa.array(self._columns[name], type=arrow_types[kind])
-            for name, (_, kind) in _FIXED_COLUMNS.items()
+            name: _arrow_array(self._columns[name]) for name in _FIXED_COLUMNS
         }
-        failure_type = pa.struct(
-            [
-                ("place", pa.string()),
-                ("step", pa.int64()),
-                ("exception_type", pa.string()),
-                ("message", pa.string()),
-                ("traceback", pa.string()),
-                ("is_contract_violation", pa.bool_()),
-            ]
-        )
-        names = [field.name for field in fields(Failure)]
-        failures: list[dict[str, Any] | None] = [None] * len(self)
-        for position, failure in self._failures.items():
-            failures[position] = dict(zip(names, astuple(failure), strict=True))
-        arrays[_FAILURE_COLUMN] = pa.array(failures, type=failure_type)
+        arrays[_FAILURE_COLUMN] = self._failure_array()
         for name, (values, is_present) in self._statistics.items():
-            arrays[name] = pa.array(values, type=pa.float64(), mask=~is_present)
-        return pa.table(arrays).replace_schema_metadata({_FORMAT_KEY: str(_FORMAT_VERSION)})
+            arrays[name] = _arrow_array(values, is_present)
+        table = pa.Table.from_arrays(list(arrays.values()), names=list(arrays))
+        return table.replace_schema_metadata({_FORMAT_KEY: str(_FORMAT_VERSION)})
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> EpisodeTable:
@@ -209,11 +195,20 @@ class EpisodeTable:
 
     def write_parquet(self, path: Path) -> None:
         """Write the table to a file, which exists complete or not at all."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            pq.write_table(self.to_arrow(), temporary)
+            # The defaults take ten times the table's size in memory for a while.
+            pq.write_table(
+                self.to_arrow(),
+                temporary,
+                compression="zstd",
+                use_dictionary=["ending", "truncated_by", "error"],  # type: ignore[arg-type]
+                data_page_size=64 * 1024,
+            )
+            pa.default_memory_pool().release_unused()
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -252,6 +247,27 @@ class EpisodeTable:
             )
         )
 
+    def _failure_array(self) -> pa.Array[Any]:
+        import pyarrow as pa
+
+        is_present = np.zeros(len(self), dtype=np.bool_)
+        is_present[list(self._failures)] = True
+        children = []
+        for field in fields(Failure):
+            kind = type(getattr(_NO_FAILURE, field.name))
+            of_each = [
+                getattr(self._failures.get(position, _NO_FAILURE), field.name)
+                for position in range(len(self))
+            ]
+            children.append(_arrow_array(of_each if kind is str else np.array(of_each, dtype=kind)))
+        struct = pa.struct(
+            [
+                (field.name, child.type)
+                for field, child in zip(fields(Failure), children, strict=True)
+            ]
+        )
+        return pa.Array.from_buffers(struct, len(self), [_bitmap(is_present)], children=children)
+
     def _row_at(self, position: int) -> EpisodeRow:
         values: dict[str, Any] = {}
         for name, (attribute, kind) in _FIXED_COLUMNS.items():
@@ -263,6 +279,33 @@ class EpisodeTable:
             if is_present[position]
         }
         return EpisodeRow(**values, failure=self._failures.get(position), statistics=statistics)
+
+
+def _arrow_array(
+    values: NDArray[Any] | list[str], is_present: NDArray[np.bool_] | None = None
+) -> pa.Array[Any]:
+    """Make an Arrow array from its buffers: ``pyarrow.array`` would import all of pandas."""
+    import pyarrow as pa
+
+    validity = None if is_present is None else _bitmap(is_present)
+    if isinstance(values, list):
+        # What an exception says may hold half a character, for which UTF-8 has no bytes.
+        texts = [text.encode("utf-8", "backslashreplace") for text in values]
+        offsets = np.zeros(len(texts) + 1, dtype=np.int32)
+        np.cumsum([len(text) for text in texts], out=offsets[1:])
+        buffers = [validity, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(texts))]
+        return pa.Array.from_buffers(pa.string(), len(texts), buffers)
+    if values.dtype == np.bool_:
+        bits = _bitmap(values)
+        return pa.Array.from_buffers(pa.bool_(), len(values), [validity, bits])
+    kind = pa.float64() if values.dtype == np.float64 else pa.int64()
+    return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(values.tobytes())])
+
+
+def _bitmap(flags: NDArray[np.bool_]) -> pa.Buffer:
+    import pyarrow as pa
+
+    return pa.py_buffer(np.packbits(flags, bitorder="little").tobytes())
 
 
 def _are_equal(one: NDArray[Any] | list[str], other: NDArray[Any] | list[str]) -> bool:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from maze.core.env.structured_env import StepKey
 from maze.core.events.event import Event
@@ -60,7 +63,7 @@ class Episode:
     """Made from the index and the seeds, so that it is the same wherever the spec is played."""
     ending: Ending
     truncated_by: TruncatedBy
-    rewards: Sequence[float]
+    rewards: NDArray[np.float64]
     """One for each (sub-)step that was completed."""
     env_times: Sequence[int] | None
     """The structured step that each (sub-)step belongs to; ``None`` if each is its own."""
@@ -86,9 +89,18 @@ class Episode:
     """Observations and rewards of the episode that hold a NaN."""
     failure: Failure | None = None
 
+    def n_bytes(self) -> int:
+        """Return the size of the observations and actions, without those that are ragged."""
+        n_bytes = 0
+        for part in self.columns.values():
+            for column in part.observations:
+                n_bytes += len(column.data)
+            for column in part.actions:
+                n_bytes += len(column.data)
+        return n_bytes
 
-@dataclass(frozen=True)
-class EpisodeRow:
+
+class EpisodeRow(NamedTuple):
     """What the episode table says of one episode."""
 
     episode_index: int

@@ -1,0 +1,531 @@
+"""How fast rollouts are, compared with a bare Gymnasium loop in the same run.
+
+Speeds differ from machine to machine and from minute to minute, ratios much less. So each figure
+is a ratio of two workloads that are measured in turns, and the median of several turns.
+
+    python benchmarks/rollout_benchmarks.py [--quick] [--only TEXT] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
+from maze.core.rollout.rollout_runner import RolloutRunner
+from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
+from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
+
+CARTPOLE = "CartPole-v1"
+RANDOM_POLICY = {"_target_": "maze.core.agent.random_policy.RandomPolicy"}
+MAX_EPISODE_STEPS = 200
+N_PROCESSES = 2
+
+MakeEnv: TypeAlias = Callable[[], gym.Env[Any, Any]]
+
+
+class Measured(NamedTuple):
+    """One run of a workload."""
+
+    seconds: float
+    n_steps: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    value: float
+    unit: Literal["x", "s", "MB"]
+    budget: float | None
+    """``None`` if the line is there for comparison only."""
+    is_better: Literal["higher", "lower"]
+    spread: tuple[float, float]
+    """The lowest and the highest of the repeats."""
+    detail: str
+    """The speed in the best repeat, or what was compared."""
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the value keeps to the budget. Without budget, true."""
+        if self.budget is None:
+            return True
+        return (
+            self.value >= self.budget if self.is_better == "higher" else self.value <= self.budget
+        )
+
+
+# Workloads.
+
+
+def play_bare(make_env: MakeEnv, n_episodes: int, first_seed: int = 0) -> Measured:
+    """Play the loop that everybody writes first: nothing is kept, only steps are counted."""
+    started = time.perf_counter()
+    env = make_env()
+    env.action_space.seed(first_seed)
+    n_steps = 0
+    for seed in range(first_seed, first_seed + n_episodes):
+        env.reset(seed=seed)
+        terminated = truncated = False
+        length = 0
+        while not (terminated or truncated) and length < MAX_EPISODE_STEPS:
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            length += 1
+        n_steps += length
+    env.close()
+    return Measured(time.perf_counter() - started, n_steps)
+
+
+def make_cartpole() -> gym.Env[Any, Any]:
+    """Make the environment as a user does, with Gymnasium's default wrappers."""
+    return gym.make(CARTPOLE)
+
+
+def play_bare_in_processes(n_episodes: int) -> Measured:
+    """Play bare loops side by side, from the start of the processes to their end."""
+    started = time.perf_counter()
+    share = n_episodes // N_PROCESSES
+    with multiprocessing.get_context("spawn").Pool(N_PROCESSES) as pool:
+        tasks = [(make_cartpole, share, share * number) for number in range(N_PROCESSES)]
+        parts = pool.starmap(play_bare, tasks, chunksize=1)
+    return Measured(time.perf_counter() - started, sum(part.n_steps for part in parts))
+
+
+def play_with(runner: RolloutRunner, make_env: Callable[[], GymMazeEnv]) -> Measured:
+    """Run a runner, from the call of ``run_with`` until everything is on the disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        is_recording = runner.record_trajectory or runner.record_event_logs
+        started = time.perf_counter()
+        result = runner.run_with(
+            env=make_env(),
+            agent=RANDOM_POLICY,
+            output_dir=Path(directory) / "run" if is_recording else None,
+        )
+        seconds = time.perf_counter() - started
+    if not result.request_met:
+        raise RuntimeError(f"a benchmark did not play what it should:\n{result}")
+    return Measured(seconds, result.n_steps)
+
+
+def sequential(n_episodes: int, *, is_recording: bool) -> SequentialRolloutRunner:
+    return SequentialRolloutRunner(
+        n_episodes=n_episodes,
+        max_episode_steps=MAX_EPISODE_STEPS,
+        record_trajectory=is_recording,
+        record_event_logs=is_recording,
+        show_progress=False,
+    )
+
+
+def parallel(n_episodes: int, *, is_recording: bool) -> ParallelRolloutRunner:
+    return ParallelRolloutRunner(
+        n_processes=N_PROCESSES,
+        n_episodes=n_episodes,
+        max_episode_steps=MAX_EPISODE_STEPS,
+        record_trajectory=is_recording,
+        record_event_logs=is_recording,
+        show_progress=False,
+    )
+
+
+class RobotEnv(gym.Env[dict[str, Any], dict[str, Any]]):
+    """Observations and actions of several parts; the dynamics cost next to nothing.
+
+    Ends after 50 steps.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Dict(
+            {
+                "position": spaces.Box(-10, 10, (3,), np.float32),
+                "velocity": spaces.Box(-10, 10, (3,), np.float32),
+                "gripper": spaces.Dict(
+                    {"is_closed": spaces.Discrete(2), "force": spaces.Box(0, 1, (1,), np.float32)}
+                ),
+            }
+        )
+        self.action_space = spaces.Dict(
+            {"thrust": spaces.Box(-1, 1, (3,), np.float32), "grip": spaces.Discrete(2)}
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._position = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        self._velocity = np.zeros(3, np.float32)
+        self._is_closed = 0
+        self._n_steps = 0
+        return self._observation(), {}
+
+    def step(
+        self, action: dict[str, Any]
+    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        self._velocity = self._velocity * np.float32(0.9) + action["thrust"] * np.float32(0.01)
+        self._position = self._position + self._velocity
+        self._is_closed = action["grip"]
+        self._n_steps += 1
+        reward = -float(np.abs(self._position).sum())
+        return self._observation(), reward, self._n_steps == 50, False, {}
+
+    def _observation(self) -> dict[str, Any]:
+        force = np.full(1, self._is_closed, np.float32)
+        return {
+            "position": self._position,
+            "velocity": self._velocity,
+            "gripper": {"is_closed": self._is_closed, "force": force},
+        }
+
+
+class PixelEnv(gym.Env[NDArray[np.uint8], np.int64]):
+    """Pictures as an Atari pipeline makes them: what changes from one to the next is small.
+
+    Each step draws four frames of 210 by 160 with moving sprites, takes the maximum of the last
+    two, scales it down to 84 by 84, and stacks the last four of these. Ends after 200 steps.
+    """
+
+    observation_space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    action_space = spaces.Discrete(4)
+    _SHAPE = (210, 160)
+    _N_SPRITES = 12
+
+    def __init__(self) -> None:
+        rows = np.linspace(0, self._SHAPE[0] - 2, 84).astype(np.intp)
+        columns = np.linspace(0, self._SHAPE[1] - 2, 84).astype(np.intp)
+        corners = [(0, 0), (0, 1), (1, 0), (1, 1)]
+        self._taps = [
+            ((rows + down)[:, None] * self._SHAPE[1] + columns + right).ravel()
+            for down, right in corners
+        ]
+        # Bricks and a border, as a game's background is: not one colour, and not noise.
+        bricks = np.indices(self._SHAPE).sum(axis=0) // 12 % 3 * 20
+        self._background = np.where(np.arange(self._SHAPE[0])[:, None] < 60, bricks, 8).astype(
+            np.uint8
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._places = self.np_random.integers(10, 140, (self._N_SPRITES, 2))
+        self._speeds = self.np_random.integers(-3, 4, (self._N_SPRITES, 2))
+        self._n_steps = 0
+        self._stack = np.repeat(self._picture()[:, :, None], 4, axis=2)
+        return self._stack.copy(), {}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        self._speeds[0, 1] = (-2, 0, 0, 2)[int(action)]
+        self._stack[:, :, :3] = self._stack[:, :, 1:]
+        self._stack[:, :, 3] = self._picture()
+        self._n_steps += 1
+        return self._stack.copy(), 0.0, self._n_steps == 200, False, {}
+
+    def _picture(self) -> NDArray[np.uint8]:
+        frames = [self._frame() for _ in range(4)]
+        brightest = np.maximum(frames[2], frames[3]).ravel()
+        total = sum(brightest[tap].astype(np.uint16) for tap in self._taps)
+        return (np.asarray(total) // 4).astype(np.uint8).reshape(84, 84)
+
+    def _frame(self) -> NDArray[np.uint8]:
+        self._places = (self._places + self._speeds - 5) % 140 + 5
+        frame = self._background.copy()
+        for number, (row, column) in enumerate(self._places.tolist()):
+            frame[row : row + 8, column : column + 6] = 100 + 12 * number
+        return frame
+
+
+# Measuring.
+
+
+def compare(
+    name: str,
+    baseline: Callable[[], Measured],
+    subjects: Mapping[str, tuple[Callable[[], Measured], float | None]],
+    n_repeats: int,
+) -> Iterator[Figure]:
+    """Measure the speeds of subjects as multiples of the baseline's, in turns.
+
+    If there is more than one turn, there is another before them that does not count: it imports
+    what is imported on first use.
+    """
+    speeds: dict[str, list[float]] = {key: [] for key in ["", *subjects]}
+    for turn in range(n_repeats if n_repeats == 1 else n_repeats + 1):
+        for key, play in [("", baseline), *((key, play) for key, (play, _) in subjects.items())]:
+            measured = play()
+            if turn > 0 or n_repeats == 1:
+                speeds[key].append(measured.n_steps / measured.seconds)
+    yield Figure(name, 1.0, "x", None, "higher", (1.0, 1.0), _microseconds_a_step(max(speeds[""])))
+    for key, (_, budget) in subjects.items():
+        ratios = [speed / base for speed, base in zip(speeds[key], speeds[""], strict=True)]
+        spread = (min(ratios), max(ratios))
+        detail = _microseconds_a_step(max(speeds[key]))
+        yield Figure(key, statistics.median(ratios), "x", budget, "higher", spread, detail)
+
+
+def measure_sequential(is_quick: bool) -> Iterator[Figure]:
+    n_episodes, n_repeats = (1_500, 3) if is_quick else (5_000, 7)
+    yield from compare(
+        "bare loop, CartPole",
+        lambda: play_bare(make_cartpole, n_episodes),
+        {
+            "sequential, all recorded": (
+                lambda: play_with(
+                    sequential(n_episodes, is_recording=True), lambda: GymMazeEnv(CARTPOLE)
+                ),
+                1.0,
+            ),
+            "sequential, not recorded": (
+                lambda: play_with(
+                    sequential(n_episodes, is_recording=False), lambda: GymMazeEnv(CARTPOLE)
+                ),
+                None,
+            ),
+        },
+        n_repeats,
+    )
+
+
+def measure_parallel(is_quick: bool) -> Iterator[Figure]:
+    n_episodes, n_repeats = (15_000, 1) if is_quick else (80_000, 3)
+    yield from compare(
+        "bare loops in 2 processes",
+        lambda: play_bare_in_processes(n_episodes),
+        {
+            "2 processes, all recorded": (
+                lambda: play_with(
+                    parallel(n_episodes, is_recording=True), lambda: GymMazeEnv(CARTPOLE)
+                ),
+                0.9,
+            ),
+            "2 processes, not recorded": (
+                lambda: play_with(
+                    parallel(n_episodes, is_recording=False), lambda: GymMazeEnv(CARTPOLE)
+                ),
+                None,
+            ),
+        },
+        n_repeats,
+    )
+
+
+def measure_dictionaries(is_quick: bool) -> Iterator[Figure]:
+    n_episodes, n_repeats = (200, 3) if is_quick else (1_000, 5)
+    yield from compare(
+        "bare loop, dictionaries",
+        lambda: play_bare(RobotEnv, n_episodes),
+        {
+            "dictionaries, all recorded": (
+                lambda: play_with(
+                    sequential(n_episodes, is_recording=True), lambda: GymMazeEnv(RobotEnv())
+                ),
+                None,
+            ),
+        },
+        n_repeats,
+    )
+
+
+def measure_pixels(is_quick: bool) -> Iterator[Figure]:
+    n_episodes, n_repeats = (10, 3) if is_quick else (40, 5)
+    yield from compare(
+        "pixels, not recorded",
+        lambda: play_with(
+            sequential(n_episodes, is_recording=False), lambda: GymMazeEnv(PixelEnv())
+        ),
+        {
+            "pixels, all recorded": (
+                lambda: play_with(
+                    sequential(n_episodes, is_recording=True), lambda: GymMazeEnv(PixelEnv())
+                ),
+                1 / 1.2,
+            ),
+        },
+        n_repeats,
+    )
+
+
+def measure_start_up(is_quick: bool) -> Iterator[Figure]:
+    command = Path(sys.executable).with_name("maze-run")
+    options = ["env=gym_env", "runner=sequential", "runner.n_episodes=1"]
+    imports = [sys.executable, "-c", "import gymnasium, hydra"]
+    seconds: dict[str, list[float]] = {
+        "maze-run, one episode": [],
+        "importing Gymnasium, Hydra": [],
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(2 if is_quick else 5):
+            for key, line in zip(seconds, ([str(command), *options], imports), strict=True):
+                started = time.perf_counter()
+                subprocess.run(line, cwd=directory, check=True, capture_output=True)
+                seconds[key].append(time.perf_counter() - started)
+    for key, times in seconds.items():
+        budget = 1.0 if key.startswith("maze-run") else None
+        spread = (min(times), max(times))
+        yield Figure(key, min(times), "s", budget, "lower", spread, "from shell to prompt")
+
+
+def measure_memory(is_quick: bool) -> Iterator[Figure]:
+    few, many = (200, 2_000) if is_quick else (1_000, 10_000)
+    peaks = [_peak_megabytes_in_another_process(n_episodes) for n_episodes in (few, many)]
+    growth = peaks[1] - peaks[0]
+    # For rows of the episode table, which take some hundred bytes each, and nothing else.
+    budget = 10.0
+    detail = f"{few:,} episodes {peaks[0]:.0f} MB, {many:,} episodes {peaks[1]:.0f} MB"
+    name = "growth of the main process"
+    yield Figure(name, growth, "MB", budget, "lower", (growth, growth), detail)
+
+
+def _peak_megabytes_in_another_process(n_episodes: int) -> float:
+    # Not from the resource module: there, a process inherits the peak of the one that started it.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_megabytes_of_a_run, (n_episodes,))
+
+
+def _peak_megabytes_of_a_run(n_episodes: int) -> float:
+    import psutil
+
+    # A pool's process may start no children, unless it is not taken for one.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    process, is_over, peak = psutil.Process(), threading.Event(), 0
+
+    def watch() -> None:
+        nonlocal peak
+        while not is_over.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        play_with(parallel(n_episodes, is_recording=True), lambda: GymMazeEnv(CARTPOLE))
+    finally:
+        is_over.set()
+        watcher.join()
+    return peak / 1e6
+
+
+def _microseconds_a_step(steps_per_second: float) -> str:
+    return f"{1e6 / steps_per_second:,.1f} µs/step, {steps_per_second:,.0f}/s"
+
+
+# Reporting.
+
+
+GROUPS: dict[str, Callable[[bool], Iterator[Figure]]] = {
+    "sequential": measure_sequential,
+    "parallel": measure_parallel,
+    "dictionaries": measure_dictionaries,
+    "pixels": measure_pixels,
+    "start-up": measure_start_up,
+    "memory": measure_memory,
+}
+
+
+def describe_machine() -> dict[str, Any]:
+    cpu_model = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        models = [line for line in cpu_info.read_text().splitlines() if "model name" in line]
+        cpu_model = models[0].split(":", 1)[1].strip() if models else cpu_model
+    return {
+        "cpu": cpu_model,
+        "n_cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("maze-rollouts", "gymnasium", "numpy", "pyarrow")},
+    }
+
+
+def print_table(figures: Sequence[Figure], machine: Mapping[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("workload")
+    for column in ("figure", "spread", "budget"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("best, or what was compared")
+    for figure in figures:
+        table.add_row(
+            figure.name,
+            _with_unit(figure.value, figure.unit),
+            "" if figure.spread[0] == figure.spread[1] else "{:.2f}-{:.2f}".format(*figure.spread),
+            _budget(figure),
+            _verdict(figure),
+            figure.detail,
+            style="" if figure.budget is not None else "dim",
+        )
+    console.print(f"[bold]{machine['cpu']}[/], {machine['n_cores']} cores, {machine['system']}")
+    console.print(
+        ", ".join(f"{name} {machine[name]}" for name in ("python", "gymnasium", "numpy", "pyarrow"))
+    )
+    console.print()
+    console.print(table)
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{value:.2f} {unit}"
+
+
+def _budget(figure: Figure) -> str:
+    if figure.budget is None:
+        return ""
+    sign = ">=" if figure.is_better == "higher" else "<="
+    return f"{sign} {_with_unit(figure.budget, figure.unit)}"
+
+
+def _verdict(figure: Figure) -> str:
+    if figure.budget is None:
+        return ""
+    if figure.is_met:
+        return "[green]ok[/]"
+    return f"[red]off by {_with_unit(abs(figure.value - figure.budget), figure.unit)}[/]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="shorter and less exact")
+    parser.add_argument("--only", choices=GROUPS, help="measure one group of lines")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    figures: list[Figure] = []
+    for name, measure in GROUPS.items():
+        if arguments.only in (None, name):
+            print(f"measuring {name} ...", file=sys.stderr, flush=True)
+            figures.extend(measure(arguments.quick))
+    machine = describe_machine()
+    print_table(figures, machine)
+    if arguments.json:
+        lines = [asdict(figure) | {"is_met": figure.is_met} for figure in figures]
+        content = {"machine": machine, "is_quick": arguments.quick, "figures": lines}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The two functions of everyday use: play episodes, open what was played."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maze.core.rollout.job import EnvSource, PolicySource, WrapperSource
+from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
+from maze.core.rollout.result import RolloutResult
+from maze.core.rollout.rollout_runner import RolloutRunner
+from maze.core.rollout.run_directory import RunDirectory
+from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
+from maze.core.seeding import Seeding
+
+
+def rollout(
+    env: EnvSource,
+    policy: PolicySource = None,
+    *,
+    n_episodes: int = 50,
+    n_processes: int = 1,
+    n_lanes: int = 1,
+    max_episode_steps: int | None = None,
+    deterministic: bool = True,
+    wrappers: WrapperSource = None,
+    seed: int | None = None,
+    output_dir: str | Path | None = None,
+    show_progress: bool | None = None,
+) -> RolloutResult:
+    """Play a policy in an environment.
+
+        maze.rollout("CartPole-v1", lambda observation: int(observation[2] > 0), n_episodes=100)
+
+    Args:
+        env: a Gymnasium id, an environment, a function that makes one, or a config.
+        policy: a function from observation to action, a policy, or a config. ``None``: random.
+        n_episodes: to play.
+        n_processes: 1 plays in this process, more in as many workers.
+        n_lanes: episodes that a process plays side by side, for policies that like batches.
+        max_episode_steps: cut episodes off after so many steps. ``None``: only the environment's
+            own limit counts.
+        deterministic: whether the policy takes its most likely action instead of sampling one.
+        wrappers: dotted path or class to arguments, the first being the innermost.
+        seed: base seed of environment and policy. ``None``: drawn by chance, and told.
+        output_dir: where to record trajectories and event logs. ``None``: nothing is recorded.
+        show_progress: whether to draw a progress bar. ``None``: if stderr is a terminal.
+
+    Returns:
+        Statistics, endings and the table of episodes; prints and displays itself.
+
+    Raises:
+        ConfigError: If something of this cannot be used.
+        ContractError: If environment or policy violate their interface.
+    """
+    runner: RolloutRunner
+    if n_processes == 1:
+        runner = SequentialRolloutRunner(
+            n_episodes,
+            max_episode_steps,
+            record_trajectory=output_dir is not None,
+            record_event_logs=output_dir is not None,
+            deterministic=deterministic,
+            n_lanes=n_lanes,
+            show_progress=show_progress,
+        )
+    else:
+        runner = ParallelRolloutRunner(
+            n_processes,
+            n_episodes,
+            max_episode_steps,
+            record_trajectory=output_dir is not None,
+            record_event_logs=output_dir is not None,
+            deterministic=deterministic,
+            n_lanes=n_lanes,
+            show_progress=show_progress,
+        )
+    return runner.run_with(
+        env, policy, wrappers, seeding=Seeding(seed, seed), output_dir=output_dir
+    )
+
+
+def load(directory: str | Path) -> RunDirectory:
+    """Open the output directory of a run.
+
+        run = maze.load("outputs/2026-01-31/12-00-00")
+        run.episodes                            # a data frame
+        run.trajectory(3).observations          # a numpy array
+
+    Raises:
+        OutputError: If the directory holds no run.
+    """
+    return RunDirectory(directory)

@@ -1,0 +1,167 @@
+"""Checks of finished episodes for NaN and for values outside of their spaces.
+
+Types, dtypes and shapes are checked when a value is recorded. Bounds are checked here, for many
+episodes at once, since a comparison of a whole batch costs hardly more than that of one
+observation. An episode in which something is found becomes a failed one, cut off at the first
+offence, just as if it had been noticed in that step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+
+from maze.core.env.structured_env import StepKey
+from maze.core.episode import Episode, Failure, FailurePlace
+from maze.core.rollout.play import digest_of, sum_rewards
+from maze.core.trajectory.columns import (
+    LeafColumn,
+    Offence,
+    StepColumns,
+    bounds_check,
+    count_nan,
+    leaves,
+)
+
+OnNaN: TypeAlias = Literal["fail", "count", "stop"]
+OnOutOfSpace: TypeAlias = Literal["stop", "fail", "allow"]
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What is done about values that do not belong where they are."""
+
+    on_nan: OnNaN = "fail"
+    """A NaN among observations or rewards fails the episode, is only counted, or stops the run."""
+    on_out_of_space: OnOutOfSpace = "stop"
+    """An observation or action outside its space's bounds stops the run, fails the episode, or is
+    allowed. Wrong types, dtypes and shapes always stop the run: they cannot be recorded."""
+
+
+class EpisodeChecks:
+    """Checks episodes of an environment with the given spaces."""
+
+    def __init__(
+        self,
+        observation_spaces: Mapping[StepKey, spaces.Dict],
+        action_spaces: Mapping[StepKey, spaces.Dict],
+        options: CheckOptions,
+    ) -> None:
+        self._options = options
+        self._checks = {
+            key: (
+                [bounds_check(leaf) for leaf in leaves(observation_spaces[key], "observation")],
+                [bounds_check(leaf) for leaf in leaves(action_spaces[key], "action")],
+            )
+            for key in observation_spaces
+        }
+
+    def check(self, episodes: Sequence[Episode]) -> Sequence[Episode]:
+        """Return the episodes, those with an offence as failed ones."""
+        if all(episode.episode_return == episode.episode_return for episode in episodes):
+            for key, (observed, acted) in self._checks.items():
+                parts = [episode.columns[key] for episode in episodes if key in episode.columns]
+                if not all(
+                    check is None or check(_joined([column[i] for column in columns])) is None
+                    for checks, columns in (
+                        (observed, [part.observations for part in parts]),
+                        (acted, [part.actions for part in parts]),
+                    )
+                    if columns
+                    for i, check in enumerate(checks)
+                ):
+                    break
+            else:
+                return episodes
+        return [self._judge(episode) for episode in episodes]
+
+    def _judge(self, episode: Episode) -> Episode:
+        """Look for the first offence in one episode."""
+        n_nan = sum(count_nan(part.observations) for part in episode.columns.values())
+        n_nan += int(np.isnan(episode.rewards).sum())
+        failure = min(self._failures(episode), key=lambda found: found.step, default=None)
+        if failure is None or (episode.failure and episode.failure.step < failure.step):
+            return replace(episode, n_nan=n_nan)
+        step = failure.step
+        rewards, env_times, n_steps = episode.rewards[:step], episode.env_times, episode.n_steps
+        if env_times is None:
+            n_steps = len(rewards)
+        elif step < len(env_times):
+            n_steps, env_times = env_times[step], env_times[:step]
+        columns = {
+            key: _cut(part, step, keep_action=failure.place == "policy")
+            for key, part in episode.columns.items()
+        }
+        return replace(
+            episode,
+            ending="failed",
+            truncated_by="",
+            rewards=rewards,
+            env_times=env_times,
+            n_steps=n_steps,
+            columns=columns,
+            events=[(time, event) for time, event in episode.events if time <= n_steps],
+            digest=digest_of(columns, rewards),
+            episode_return=sum_rewards(rewards.tolist()),
+            n_nan=n_nan,
+            failure=failure,
+        )
+
+    def _failures(self, episode: Episode) -> Iterator[Failure]:
+        for key, part in episode.columns.items():
+            for checks, columns, is_policy in zip(
+                self._checks[key], (part.observations, part.actions), (False, True), strict=True
+            ):
+                for check, column in zip(checks, columns, strict=True):
+                    offence = check(column) if check is not None and column.n else None
+                    if offence is not None:
+                        yield from self._failure(offence, part, is_policy)
+        if self._options.on_nan != "count" and np.isnan(episode.rewards).any():
+            # The step that gave it is completed, so that it is the failure of the one after it.
+            step = int(np.isnan(episode.rewards).argmax()) + 1
+            message = "the reward is NaN (runner.on_nan=count records it and goes on)"
+            stops = self._options.on_nan == "stop"
+            yield Failure("step", step, "SpaceError", message, "", stops)
+
+    def _failure(self, offence: Offence, part: StepColumns, is_policy: bool) -> Iterator[Failure]:
+        """Yield a failure, if the options say that it is one."""
+        options, message = self._options, offence.message
+        step = offence.row if part.steps is None else part.steps[offence.row]
+        if offence.kind == "nan" and not is_policy:
+            if options.on_nan == "count":
+                return
+            stops = options.on_nan == "stop"
+            message += " (runner.on_nan=count records it and goes on)"
+        else:
+            if options.on_out_of_space == "allow":
+                return
+            stops = options.on_out_of_space == "stop"
+            message += (
+                " (clip it, for instance; runner.on_out_of_space=allow plays it)"
+                if is_policy
+                else ". If the space is wrong rather than the environment,"
+                " runner.on_out_of_space=allow records it and goes on"
+            )
+        place: FailurePlace = "policy" if is_policy else "step" if step else "reset"
+        yield Failure(place, step, "SpaceError", message, "", stops)
+
+
+def _joined(columns: Sequence[LeafColumn]) -> LeafColumn:
+    if len(columns) == 1:
+        return columns[0]
+    data = b"".join([column.data for column in columns])
+    return LeafColumn(columns[0].leaf, sum([column.n for column in columns]), data)
+
+
+def _cut(part: StepColumns, step: int, keep_action: bool) -> StepColumns:
+    """Keep what happened up to and including the observation (or the action on it) of a step."""
+    if part.steps is None:
+        n_observations, n_actions = step + 1, step + keep_action
+    else:
+        n_observations = sum(1 for index in part.steps if index <= step)
+        n_actions = sum(1 for index in part.steps if index < step + keep_action)
+    return part.first(n_observations, n_actions)
