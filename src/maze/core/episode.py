@@ -82,7 +82,7 @@ class Episode:
     seconds: float
     """Wall time from reset to end."""
     env_seconds: float
-    """Time spent in the environment's ``reset`` and ``step``."""
+    """Time spent in the environment's ``reset`` and ``step``, and on rendering it."""
     policy_seconds: float
     """Time spent in the policy; a share of the batch's time if several episodes ran together."""
     n_nan: int = 0

@@ -156,7 +156,7 @@ def build_policy(source: PolicySource, env: StructuredEnv) -> StructuredPolicy:
     if callable(source):
         from maze.core.agent.callable_policy import CallablePolicy
 
-        return CallablePolicy(source, env.action_spaces, env.observation_spaces)
+        return CallablePolicy(source, env.observation_spaces, env.action_spaces)
     raise ConfigError(
         f"policy is {source!r} ({type(source).__name__}), expected a StructuredPolicy, a"
         " FlatPolicy, a config with _target_, or a function from observation to action"

@@ -229,7 +229,9 @@ class Lane:
                 events.extend((0, event) for event in pending)
                 pending.clear()
             if after_step is not None:
+                before = clock()
                 after_step(env, spec, 0)
+                env_seconds += clock() - before
             step, collect_reward = env.step, rewards.append
             while True:
                 place = "policy"
@@ -261,7 +263,9 @@ class Lane:
                     n_steps += 1
                     record_observation(observation)
                 if after_step is not None:
+                    before = clock()
                     after_step(env, spec, len(rewards))
+                    env_seconds += clock() - before
                 if terminated or truncated:
                     break
                 if n_steps >= limit:

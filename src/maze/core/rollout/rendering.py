@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +25,23 @@ def has_display() -> bool:
     if sys.platform.startswith("linux"):
         return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return True
+
+
+@contextlib.contextmanager
+def without_display() -> Iterator[None]:
+    """Have graphics libraries draw into memory, unless the user said otherwise.
+
+    They are told by environment variables, and read them when they are first used. Without,
+    SDL complains on stderr and MuJoCo ends the process.
+    """
+    settings = {"SDL_VIDEODRIVER": "dummy", "MUJOCO_GL": "egl"}
+    ours = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 class VideoRecorder:

@@ -6,12 +6,15 @@ recording, progress and the handling of interrupts are here, and are the same fo
 
 from __future__ import annotations
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, get_args
+
+import gymnasium as gym
 
 from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeSpec
 from maze.core.errors import ConfigError, ContractError, RunStoppedError
@@ -329,8 +332,12 @@ def _plain(value: Any) -> Any:
         return {_plain_key(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, type) or callable(value):
+    if isinstance(value, gym.Env) and value.spec is not None:
+        return value.spec.id
+    if isinstance(value, type) or inspect.isroutine(value):
         return _plain_key(value)
+    if " at 0x" in repr(value):  # An address says nothing.
+        return _plain_key(type(value))
     return " ".join(repr(value).split())
 
 
@@ -345,7 +352,12 @@ def _names(config: Mapping[str, Any]) -> tuple[str, str]:
     """Name environment and policy in a word each."""
     env, policy = config.get("env"), config.get("policy")
     if isinstance(env, Mapping):
-        env = env.get("name") or str(env.get("_target_", "")).rsplit(".", 1)[-1]
+        env = env.get("name") or _last_part(str(env.get("_target_", "")))
     if isinstance(policy, Mapping):
-        policy = str(policy.get("_target_", "")).rsplit(".", 1)[-1]
-    return str(env), str(policy)
+        policy = policy.get("_target_", "")
+    return str(env), _last_part(str(policy))
+
+
+def _last_part(path: str) -> str:
+    """Return the name at the end of a dotted path."""
+    return path.removesuffix(".<lambda>").rsplit(".", 1)[-1] if "<" not in path else "function"

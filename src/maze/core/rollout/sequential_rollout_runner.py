@@ -12,7 +12,7 @@ from maze.core.output_directory import default_output_directory
 from maze.core.rollout.checks import OnNaN, OnOutOfSpace
 from maze.core.rollout.job import Job, WrapperSource
 from maze.core.rollout.player import Player
-from maze.core.rollout.rendering import VideoRecorder, has_display
+from maze.core.rollout.rendering import VideoRecorder, has_display, without_display
 from maze.core.rollout.rollout_runner import OnError, RolloutRunner, check_flag
 
 
@@ -79,6 +79,7 @@ class SequentialRolloutRunner(RolloutRunner):
                 player = Player(job, render_mode="human")
             else:
                 assert job.directory is not None
+                stack.enter_context(without_display())
                 video = stack.enter_context(VideoRecorder(job.directory / "video"))
                 note = f"there is no display, so the episodes were filmed to {video.directory}"
                 player = Player(job, after_step=video.after_step, render_mode="rgb_array")

@@ -1,0 +1,52 @@
+# Two commands need nothing but Python 3.11+ and make: `make run` and `make test`.
+# What they install is remembered by stamp files in .venv, so that the second time is quick.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test test-slow check bench format clean
+
+run: $(VENV)/run.stamp  ## Play fifty episodes of CartPole.
+	$(BIN)/maze-run env=gym_env
+
+test: $(VENV)/test.stamp  ## Run the tests.
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/test.stamp  ## Run the slow tests, which `make test` leaves out.
+	$(BIN)/python -m pytest -n 2 -m slow
+
+check: $(VENV)/lint.stamp  ## Format, lint, types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test.stamp  ## Measure the speed budget.
+	$(BIN)/python benchmarks/rollout_benchmarks.py
+
+format: $(VENV)/lint.stamp  ## Format and mend what can be mended.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove what these commands made.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+
+$(VENV)/python.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Maze needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# The core, and what is needed for rendering, so that every command of the first page works.
+$(VENV)/run.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+	$(INSTALL) -e ".[render]"
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+	$(INSTALL) -e ".[test]"
+	touch $@ $(VENV)/run.stamp
+
+# Types are checked against the libraries that the tests use.
+$(VENV)/lint.stamp: $(VENV)/test.stamp
+	$(INSTALL) -e ".[test,lint]"
+	touch $@
