@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -105,10 +106,20 @@ def play_bare_in_processes(n_episodes: int) -> Measured:
     """Play bare loops side by side, from the start of the processes to their end."""
     started = time.perf_counter()
     share = n_episodes // N_PROCESSES
-    with multiprocessing.get_context("spawn").Pool(N_PROCESSES) as pool:
-        tasks = [(make_cartpole, share, share * number) for number in range(N_PROCESSES)]
-        parts = pool.starmap(play_bare, tasks, chunksize=1)
+    with fresh_processes(N_PROCESSES) as pool:
+        parts = list(
+            pool.map(
+                play_bare,
+                [make_cartpole] * N_PROCESSES,
+                [share] * N_PROCESSES,
+                [share * number for number in range(N_PROCESSES)],
+            )
+        )
     return Measured(time.perf_counter() - started, sum(part.n_steps for part in parts))
+
+
+def fresh_processes(n_processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"))
 
 
 def play_with(runner: RolloutRunner, make_env: Callable[[], GymMazeEnv]) -> Measured:
@@ -397,15 +408,13 @@ def measure_memory(is_quick: bool) -> Iterator[Figure]:
 
 def _peak_megabytes_in_another_process(n_episodes: int) -> float:
     # Not from the resource module: there, a process inherits the peak of the one that started it.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_megabytes_of_a_run, (n_episodes,))
+    with fresh_processes(1) as pool:
+        return pool.submit(_peak_megabytes_of_a_run, n_episodes).result()
 
 
 def _peak_megabytes_of_a_run(n_episodes: int) -> float:
     import psutil
 
-    # A pool's process may start no children, unless it is not taken for one.
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     process, is_over, peak = psutil.Process(), threading.Event(), 0
 
     def watch() -> None:

@@ -54,8 +54,7 @@ class Failure:
         return f"{where}: {self.exception_type}: {self.message}"
 
 
-@dataclass(frozen=True)
-class Episode:
+class Episode(NamedTuple):
     """A played spec."""
 
     spec: EpisodeSpec

@@ -331,18 +331,25 @@ class EpisodeTableBuilder:
 
     def add(self, rows: Iterable[EpisodeRow]) -> None:
         """Take in episodes."""
-        for row in rows:
-            arrival = len(self)
-            for name, (attribute, _) in _FIXED_COLUMNS.items():
-                self._columns[name].append(getattr(row, attribute))
-            for name, value in row.statistics.items():
+        rows = tuple(rows)
+        if rows:
+            self.add_columns(dict(zip(EpisodeRow._fields, zip(*rows, strict=True), strict=True)))
+
+    def add_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Take in episodes by column: the attributes of ``EpisodeRow``."""
+        first = len(self)
+        for name, (attribute, _) in _FIXED_COLUMNS.items():
+            self._columns[name].extend(columns[attribute])
+        for arrival, statistics in enumerate(columns["statistics"], first):
+            for name, value in statistics.items():
                 if name not in self._statistics:
                     self._statistics[name] = (array("q"), array("d"))
                 arrivals, values = self._statistics[name]
                 arrivals.append(arrival)
                 values.append(value)
-            if row.failure is not None:
-                self._failures[arrival] = row.failure
+        for arrival, failure in enumerate(columns["failure"], first):
+            if failure is not None:
+                self._failures[arrival] = failure
 
     def build(self) -> EpisodeTable:
         """Return the table of all episodes added so far.

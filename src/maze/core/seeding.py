@@ -10,9 +10,10 @@ Environment and policy have separate streams: another policy meets the same envi
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
@@ -169,6 +170,15 @@ class EpisodePlan(Sequence[EpisodeSpec]):
         return EpisodeSpec(
             position, int(self._env_seeds[position]), int(self._agent_seeds[position])
         )
+
+    def __iter__(self) -> Iterator[EpisodeSpec]:
+        # By chunks, since numpy's numbers are slow to take out one by one.
+        for first in range(0, len(self), 1024):
+            chunk = slice(first, first + 1024)
+            env_seeds, agent_seeds = self._env_seeds[chunk], self._agent_seeds[chunk]
+            yield from map(
+                EpisodeSpec, itertools.count(first), env_seeds.tolist(), agent_seeds.tolist()
+            )
 
     def __repr__(self) -> str:
         return f"<EpisodePlan of {len(self)} episodes>"

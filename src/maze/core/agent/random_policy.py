@@ -43,7 +43,8 @@ class RandomPolicy(StructuredPolicy):
 
     Bounded intervals are sampled uniformly, half-bounded ones exponentially from their bound,
     unbounded ones normally; other spaces uniformly. Values have the dtypes of their spaces;
-    ``deterministic`` has no meaning here and is ignored.
+    a ``Discrete`` of int64, the usual one, gives Python integers. ``deterministic`` has no
+    meaning here and is ignored.
 
     Args:
         action_spaces: the environment's, by step key.
@@ -165,22 +166,20 @@ def _discrete_sampler(space: spaces.Discrete[Any]) -> Sampler:
         )
     if n <= 256:
         return _few_values_sampler(start, n)
-    return lambda rng, count: list(
-        rng.integers(start, start + n - 1, size=count, dtype=np.int64, endpoint=True)
-    )
+    return lambda rng, count: rng.integers(
+        start, start + n - 1, size=count, dtype=np.int64, endpoint=True
+    ).tolist()
 
 
 def _few_values_sampler(start: int, n: int) -> Sampler:
     """Sample from few integers by translating random bytes: a third of the time."""
     fair = 256 - 256 % n
     positions = bytes(byte % n for byte in range(256))
-    # As numpy scalars, as the space itself would give them: Gymnasium's environments check these
-    # faster than Python's integers. They cannot be changed, so that they can be shared.
-    values = [np.int64(start + position) for position in range(n)]
+    values = [start + position for position in range(n)]
     # Bytes beyond the last full round would make some values likelier; they are dropped.
     unfair = bytes(range(fair, 256))
 
-    def sample(rng: Generator, count: int) -> Sequence[np.int64]:
+    def sample(rng: Generator, count: int) -> Sequence[int]:
         bits: Any = rng.bit_generator
         drawn: bytes = bits.random_raw((count + 7) // 8).tobytes().translate(positions, unfair)
         while len(drawn) < count:

@@ -9,7 +9,7 @@ offence, just as if it had been noticed in that step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -85,7 +85,7 @@ class EpisodeChecks:
         n_nan += int(np.isnan(episode.rewards).sum())
         failure = min(self._failures(episode), key=lambda found: found.step, default=None)
         if failure is None or (episode.failure and episode.failure.step < failure.step):
-            return replace(episode, n_nan=n_nan)
+            return episode._replace(n_nan=n_nan)
         step = failure.step
         rewards, env_times, n_steps = episode.rewards[:step], episode.env_times, episode.n_steps
         if env_times is None:
@@ -96,8 +96,7 @@ class EpisodeChecks:
             key: _cut(part, step, keep_action=failure.place == "policy")
             for key, part in episode.columns.items()
         }
-        return replace(
-            episode,
+        return episode._replace(
             ending="failed",
             truncated_by="",
             rewards=rewards,

@@ -142,13 +142,7 @@ class BatchEncoder:
                 for time, reward in zip(episode.env_times, values, strict=True):
                     sums[time] += reward
                 values = sums
-            # In one go for the whole episode: there is a line for every step that is ever played.
-            times = self._times
-            while len(times) < len(values):
-                times.append(f"{len(times)}\t")
-            lines = [time + repr(value) for time, value in zip(times, values, strict=False)]
-            text = f"{prefix}\t" + f"\n{prefix}\t".join(lines) + "\n"
-            self._texts(Reward)[position] = text.encode()
+            self._texts(Reward)[position] = self._reward_lines(prefix, values).encode()
         if episode.events:
             by_type: dict[type[Event], list[str]] = {}
             for time, event in episode.events:
@@ -157,9 +151,24 @@ class BatchEncoder:
             for event_type, same in by_type.items():
                 self._texts(event_type)[position] = ("\n".join(same) + "\n").encode()
 
+    def _reward_lines(self, prefix: str, values: list[float]) -> str:
+        """Return the lines of the reward log. There is one for every step that is ever played."""
+        times = self._times
+        while len(times) < len(values):
+            times.append(f"{len(times)}\t")
+        # Many tasks give the same reward in every step. (Zeros may differ in their sign.)
+        if values[0] and values.count(values[0]) == len(values):
+            number = repr(values[0])
+            lines = f"{number}\n{prefix}\t".join(times[: len(values)])
+            return f"{prefix}\t{lines}{number}\n"
+        parts = [time + repr(value) for time, value in zip(times, values, strict=False)]
+        return f"{prefix}\t" + f"\n{prefix}\t".join(parts) + "\n"
+
     def _texts(self, event_type: type[Event]) -> dict[int, bytes]:
-        columns = event_type.attributes()
-        return self._events.setdefault(event_type.__name__, (columns, {}))[1]
+        known = self._events.get(event_type.__name__)
+        if known is None:
+            known = self._events[event_type.__name__] = (event_type.attributes(), {})
+        return known[1]
 
 
 def _cell(value: Any) -> str:

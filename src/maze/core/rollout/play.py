@@ -15,7 +15,6 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -60,7 +59,7 @@ class PlayOptions:
 
 def episode_id(spec: EpisodeSpec) -> str:
     """Return the id of the episode that a spec stands for: its index and a hash of its seeds."""
-    seeds = blake2b(f"{spec.env_seed},{spec.agent_seed}".encode(), digest_size=4).hexdigest()
+    seeds = xxhash.xxh32_hexdigest(b"%d,%d" % (spec.env_seed, spec.agent_seed))
     return f"{spec.index:06d}-{seeds}"
 
 

@@ -53,8 +53,8 @@ class RunDirectory:
         if path.exists():
             return EpisodeTable.read_parquet(path)
         builder = EpisodeTableBuilder()
-        for rows in read_journal(self.path / JOURNAL_FILE):
-            builder.add(rows)
+        for columns in read_journal(self.path / JOURNAL_FILE):
+            builder.add_columns(columns)
         return builder.build()
 
     @property

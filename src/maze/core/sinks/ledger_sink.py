@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,8 +24,6 @@ CONFIG_FILE = "config.yaml"
 JOURNAL_FILE = "journal.jsonl"
 EPISODES_FILE = "episodes.parquet"
 STATISTICS_FILE = "statistics.json"
-
-_ROW_FIELDS = EpisodeRow._fields
 
 
 class LedgerSink(Sink):
@@ -68,16 +66,16 @@ class LedgerSink(Sink):
         if self._journal is None:
             self._rows.add(batch.rows)
             return
-        line = {name: [_to_json(getattr(row, name)) for row in batch.rows] for name in _ROW_FIELDS}
-        self._journal.write(json.dumps(line, allow_nan=False) + "\n")
-        self._journal.flush()
+        if batch.rows:
+            self._journal.write(_journal_line(batch.rows) + "\n")
+            self._journal.flush()
 
     def close(self) -> None:
         """Make the episode table."""
         if self._journal is not None and self._directory is not None:
             self._journal.close()
-            for rows in read_journal(self._directory / JOURNAL_FILE):
-                self._rows.add(rows)
+            for columns in read_journal(self._directory / JOURNAL_FILE):
+                self._rows.add_columns(columns)
             self._table = self._rows.build()
             self._table.write_parquet(self._directory / EPISODES_FILE)
         else:
@@ -95,36 +93,50 @@ class LedgerSink(Sink):
             write_atomically(path, json.dumps(statistics, indent=2, allow_nan=False) + "\n")
 
 
-def read_journal(path: Path) -> Iterator[tuple[EpisodeRow, ...]]:
-    """Yield the rows of each batch of a journal. A last line that was not finished is left out."""
+def read_journal(path: Path) -> Iterator[dict[str, Sequence[Any]]]:
+    """Yield each batch of a journal by column: the attributes of ``EpisodeRow``.
+
+    A last line that was not finished is left out.
+    """
     with path.open(encoding="utf-8") as journal:
         for line in journal:
             if not line.endswith("\n"):
                 return
             columns = json.loads(line)
-            yield tuple(
-                _row_from_json(dict(zip(columns, values, strict=True)))
-                for values in zip(*columns.values(), strict=True)
-            )
+            if columns.pop("has_odd_numbers", False):
+                for name in ("episode_return", "seconds", "env_seconds", "policy_seconds"):
+                    columns[name] = [float(value) for value in columns[name]]
+                columns["statistics"] = [
+                    {name: float(value) for name, value in statistics.items()}
+                    for statistics in columns["statistics"]
+                ]
+            columns["failure"] = [
+                None if failure is None else Failure(**failure) for failure in columns["failure"]
+            ]
+            yield columns
 
 
-def _row_from_json(values: dict[str, Any]) -> EpisodeRow:
-    for name in ("episode_return", "seconds", "env_seconds", "policy_seconds"):
-        values[name] = float(values[name])
-    values["statistics"] = {name: float(value) for name, value in values["statistics"].items()}
-    if values["failure"] is not None:
-        values["failure"] = Failure(**values["failure"])
-    return EpisodeRow(**values)
+def _journal_line(rows: Sequence[EpisodeRow]) -> str:
+    """Return the rows as JSON, by column."""
+    columns: dict[str, Any] = dict(zip(EpisodeRow._fields, zip(*rows, strict=True), strict=True))
+    columns["failure"] = [
+        None if failure is None else asdict(failure) for failure in columns["failure"]
+    ]
+    try:
+        return json.dumps(columns, allow_nan=False)
+    except ValueError:
+        # JSON has no NaN and no infinities: they become strings, and the line says that it has
+        # such, so that others need not be looked through when they are read.
+        return json.dumps({"has_odd_numbers": True, **_without_odd_numbers(columns)})
 
 
-def _to_json(value: Any) -> Any:
-    """Make a value of a row fit JSON, which has no NaN and no infinities: they become strings."""
+def _without_odd_numbers(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, Failure):
-        return asdict(value)
     if isinstance(value, Mapping):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {key: _without_odd_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_odd_numbers(item) for item in value]
     return value
 
 

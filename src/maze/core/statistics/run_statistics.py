@@ -62,8 +62,32 @@ class RunStatistics:
 
     def add_rows(self, rows: Iterable[EpisodeRow]) -> None:
         """Take in episodes by their rows, such as those of a table that was read back."""
+        rows = tuple(rows)
+        failed = [row for row in rows if row.ending == "failed"]
+        if failed:
+            for row in failed:
+                bisect.insort(self._failures, row, key=lambda row: row.episode_index)
+            del self._failures[N_FAILURES_KEPT:]
         for row in rows:
-            self._add_row(row)
+            self.endings[row.ending] += 1
+            self.n_steps += row.n_steps
+            self.n_nan += row.n_nan
+            self.seconds += row.seconds
+            self.env_seconds += row.env_seconds
+            self.policy_seconds += row.policy_seconds
+            if row.truncated_by == "runner":
+                self.n_truncated_by_runner += 1
+        played = [row for row in rows if row.ending != "failed"] if failed else rows
+        returns = [row.episode_return for row in played]
+        self._returns.extend(returns)
+        self._step_counts.extend([row.n_steps for row in played])
+        self._sum_of_returns += sum(returns)
+        for row in played:
+            for name, value in row.statistics.items():
+                values = self._statistics.get(name)
+                if values is None:
+                    values = self._statistics[name] = array("d")
+                values.append(value)
 
     @property
     def n_episodes(self) -> int:
@@ -107,27 +131,6 @@ class RunStatistics:
             "policy": self.policy_seconds,
             "recording": max(0.0, busy_seconds - self.env_seconds - self.policy_seconds),
         }
-
-    def _add_row(self, row: EpisodeRow) -> None:
-        self.endings[row.ending] += 1
-        self.n_truncated_by_runner += row.truncated_by == "runner"
-        self.n_nan += row.n_nan
-        self.n_steps += row.n_steps
-        self.seconds += row.seconds
-        self.env_seconds += row.env_seconds
-        self.policy_seconds += row.policy_seconds
-        if row.ending == "failed":
-            bisect.insort(self._failures, row, key=lambda failed: failed.episode_index)
-            del self._failures[N_FAILURES_KEPT:]
-            return
-        self._returns.append(row.episode_return)
-        self._step_counts.append(row.n_steps)
-        self._sum_of_returns += row.episode_return
-        for name, value in row.statistics.items():
-            values = self._statistics.get(name)
-            if values is None:
-                values = self._statistics[name] = array("d")
-            values.append(value)
 
 
 def _is_count(name: str) -> bool:

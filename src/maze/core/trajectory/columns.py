@@ -8,6 +8,7 @@ any further; bounds and NaN are checked for all the values of an episode at once
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -149,6 +150,10 @@ class SpaceRecorder:
     def __init__(self, space: spaces.Space[Any], role: Role) -> None:
         self.leaves = leaves(space, role)
         self._collected: list[list[Any]] = [[] for _ in self.leaves]
+        self._parts = [
+            (leaf, collected, _joiner(leaf))
+            for leaf, collected in zip(self.leaves, self._collected, strict=True)
+        ]
         self.record = _single_leaf_recorder(space, role, self._collected) or _checked(
             _recorder(space, iter(self._collected)), space, role, self._collected
         )
@@ -156,18 +161,22 @@ class SpaceRecorder:
     def take(self) -> tuple[LeafColumn, ...]:
         """Return what was recorded since the last call."""
         taken = []
-        for leaf, collected in zip(self.leaves, self._collected, strict=True):
-            if leaf.dtype is None:
-                column = LeafColumn(leaf, len(collected), values=tuple(collected))
-            elif isinstance(leaf.space, spaces.Discrete):
-                column = LeafColumn(
-                    leaf, len(collected), np.array(collected, dtype=np.int64).tobytes()
-                )
+        for leaf, collected, join in self._parts:
+            if join is None:
+                taken.append(LeafColumn(leaf, len(collected), b"", tuple(collected)))
             else:
-                column = LeafColumn(leaf, len(collected), b"".join(collected))
+                taken.append(LeafColumn(leaf, len(collected), join(collected), ()))
             collected.clear()
-            taken.append(column)
         return tuple(taken)
+
+
+def _joiner(leaf: Leaf) -> Callable[[list[Any]], bytes] | None:
+    """Return what makes the data of a column out of the recorded values."""
+    if leaf.dtype is None:
+        return None
+    if isinstance(leaf.space, spaces.Discrete):
+        return lambda collected: array("q", collected).tobytes()
+    return b"".join
 
 
 def count_nan(columns: Sequence[LeafColumn]) -> int:

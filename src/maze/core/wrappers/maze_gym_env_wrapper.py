@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, NoReturn
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
@@ -96,6 +97,10 @@ class GymMazeEnv(StructuredEnv):
         self.gym_env, limit = _peeled(layered_env) if recipe else (layered_env, NO_LIMIT)
         observation_space = _space(layered_env, "observation_space")
         action_space = _space(layered_env, "action_space")
+        if type(action_space) is QuickDiscrete:
+            action_space = spaces.Discrete(action_space.n, start=action_space.start)
+        if recipe:
+            _check_actions_quickly(layered_env.unwrapped)
         self.observation_spaces = {0: _as_dict(observation_space, "observation")}
         self.action_spaces = {0: _as_dict(action_space, "action")}
         self.agent_counts = {0: 1}
@@ -315,6 +320,30 @@ def _peeled(env: gym.Env[Any, Any]) -> tuple[gym.Env[Any, Any], int]:
     if type(env) is gym.wrappers.OrderEnforcing:
         env = env.env
     return env, limit
+
+
+class QuickDiscrete(spaces.Discrete[Any]):
+    """A ``Discrete`` that answers sooner whether it contains an integer.
+
+    Gymnasium's environments ask that in each step, and the general answer, for all that could be
+    an integer of whatever dtype, takes longer than a step of a small environment.
+    """
+
+    def contains(self, x: Any) -> bool:
+        """Return whether ``x`` is a member; the same as of any ``Discrete``."""
+        if type(x) is int or type(x) is np.int64:
+            return bool(self.start <= x < self.start + self.n)
+        return super().contains(x)
+
+
+def _check_actions_quickly(env: gym.Env[Any, Any]) -> None:
+    """Give a new environment of ours a quicker action space, equal to the one it has."""
+    space: Any = env.action_space
+    if type(space) is spaces.Discrete and space.dtype == np.int64:
+        quick: Any = QuickDiscrete(int(space.n), start=int(space.start))
+        # Python's integers compare sooner than numpy's.
+        quick.n, quick.start = int(space.n), int(space.start)
+        env.action_space = quick
 
 
 def _as_dict(space: spaces.Space[Any], key: str) -> spaces.Dict:
