@@ -116,8 +116,10 @@ def plain(trajectory: Any) -> Any:
 def is_same(one: Any, other: Any) -> bool:
     """Return whether nested values are equal: to the bit, with dtypes and shapes.
 
-    A number of numpy's is the same as an array of no dimensions: spaces sample either.
+    A number of numpy's is the same as an array of no dimensions, and a Python integer the same as
+    one of numpy's: the values of spaces may be either.
     """
+    one, other = (np.int64(value) if type(value) is int else value for value in (one, other))
     if isinstance(one, np.ndarray | np.generic) and isinstance(other, np.ndarray | np.generic):
         one, other = np.asarray(one), np.asarray(other)
         return bool(

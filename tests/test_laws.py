@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from maze.core.env.structured_env import ActorID
+from maze.core.errors import ConfigError
 from maze.core.seeding import Seeding
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
 from tests.envs import (
@@ -49,7 +50,11 @@ from tests.runs import (
 # Law 1: the same plan gives equal episodes for any runner, number of processes and of lanes.
 
 ELSEWHERE = [Where(0, 8), *(Where(n, lanes) for n in (1, 2, 5) for lanes in (1, 8))]
-PLAYED_EVERYWHERE = {"cartpole": "CartPole-v1", "two_sub_steps": TwoStepEnv}
+PLAYED_EVERYWHERE = {
+    "cartpole": ("CartPole-v1", SEEDING),
+    "two_sub_steps": (TwoStepEnv, SEEDING),
+    "with_failures": (partial(FaultyEnv, raise_error, {0, 7, 8, 22}, step=4), numbered(23)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +62,11 @@ def play_once(tmp_path_factory):
     """Play an environment in a way, once for all tests that ask for it."""
     played = {}
 
-    def play(name, env, where):
+    def play(name, where, env, seeding):
         if (name, where) not in played:
             directory = tmp_path_factory.mktemp(name) / "run"
-            # Long enough for several batches, and with episodes that fail.
             runner = where.runner(n_episodes=23, max_episode_steps=25, output_dir=directory)
-            result = runner.run_with(env, seeding=SEEDING)
+            result = runner.run_with(env, seeding=seeding)
             played[name, where] = result, content(directory)
         return played[name, where]
 
@@ -72,9 +76,8 @@ def play_once(tmp_path_factory):
 @pytest.mark.parametrize("where", ELSEWHERE, ids=str)
 @pytest.mark.parametrize("name", PLAYED_EVERYWHERE)
 def test_the_same_seeds_give_the_same_files_wherever_episodes_are_played(name, where, play_once):
-    env = PLAYED_EVERYWHERE[name]
-    expected_result, expected = play_once(name, env, HERE)
-    result, found = play_once(name, env, where)
+    expected_result, expected = play_once(name, HERE, *PLAYED_EVERYWHERE[name])
+    result, found = play_once(name, where, *PLAYED_EVERYWHERE[name])
     assert_equal(found, expected)
     assert result.episodes.has_equal_episodes(expected_result.episodes)
     assert len({row["digest"] for row in found.rows}) == 23
@@ -82,9 +85,9 @@ def test_the_same_seeds_give_the_same_files_wherever_episodes_are_played(name, w
 
 @pytest.mark.parametrize("n_processes", [1, 2, 5])
 def test_an_env_that_draws_from_global_generators_reproduces_in_one_lane(n_processes, play_once):
-    name, env = "global_generators", GlobalGeneratorsEnv
-    expected_result, expected = play_once(name, env, HERE)
-    result, found = play_once(name, env, Where(n_processes))
+    played = GlobalGeneratorsEnv, SEEDING
+    expected_result, expected = play_once("global_generators", HERE, *played)
+    result, found = play_once("global_generators", Where(n_processes), *played)
     assert_equal(found, expected)
     assert len({row["digest"] for row in found.rows}) == 23
     assert not result.warnings
@@ -93,7 +96,8 @@ def test_an_env_that_draws_from_global_generators_reproduces_in_one_lane(n_proce
 
 @pytest.mark.parametrize("n_processes", [0, 2])
 def test_with_several_lanes_such_an_env_is_warned_about(n_processes, play_once):
-    result, found = play_once("global_generators", GlobalGeneratorsEnv, Where(n_processes, 8))
+    where = Where(n_processes, 8)
+    result, found = play_once("global_generators", where, GlobalGeneratorsEnv, SEEDING)
     (warning,) = result.warnings
     assert "n_lanes=1" in warning
     directory_says = open_run(result).statistics["run"]["warnings"]
@@ -104,7 +108,7 @@ def test_with_several_lanes_such_an_env_is_warned_about(n_processes, play_once):
 @pytest.mark.parametrize("name", PLAYED_EVERYWHERE)
 def test_no_other_env_is_warned_about(name, play_once):
     for where in (Where(0, 8), Where(2, 8)):
-        assert not play_once(name, PLAYED_EVERYWHERE[name], where)[0].warnings
+        assert not play_once(name, where, *PLAYED_EVERYWHERE[name])[0].warnings
 
 
 def test_other_seeds_give_other_episodes(tmp_path):
@@ -223,6 +227,20 @@ def test_so_does_a_run_that_ends_in_an_error(where):
 
 
 @pytest.mark.parametrize("where", EVERYWHERE, ids=str)
+@pytest.mark.parametrize(
+    ("env", "policy"), [(FaultyEnv, None), ("CartPole-v1", FaultyEnv)], ids=["env", "policy"]
+)
+def test_so_does_a_run_that_cannot_begin(where, env, policy):
+    runner = where.runner(record_trajectory=False, record_event_logs=False)
+    runner.run_with("CartPole-v1")
+    before = process_state()
+    with pytest.raises(ConfigError):
+        runner.run_with(env, policy)
+    assert process_state() == before
+    assert workers() == []
+
+
+@pytest.mark.parametrize("where", EVERYWHERE, ids=str)
 def test_an_environment_object_is_left_open_and_can_be_played_again(where):
     env = GymMazeEnv("CartPole-v1")
     runner = where.runner(n_episodes=3, record_trajectory=False, record_event_logs=False)
@@ -315,7 +333,7 @@ def boxes(dtypes=("float16", "float32", "float64", "uint8", "int8", "int16", "in
             spaces.Box(-np.inf, 0.0, (2, 1), np.float64),
             spaces.Box(0, 255, (2, 3), np.uint8),
             spaces.Box(-(2**62), 2**62, (2,), np.int64),
-            spaces.Box(0, 2**63 - 1, (1,), np.uint64),
+            spaces.Box(0, 2**62, (1,), np.uint64),
             spaces.Box(0, 2**32 - 1, (), np.uint32),
             spaces.Box(0.0, 1.0, (0,), np.float32),
             spaces.Box(0.0, 1.0, (2, 0), np.float32),
@@ -377,13 +395,15 @@ def value_at(space, nested, t):
 
 
 several_examples = settings(
-    phases=[Phase.explicit, Phase.generate],
+    # Each example is a whole run: shrinking one would take minutes.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
     max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 
+@pytest.mark.filterwarnings("ignore:.*Casting input x")  # from Gymnasium's own Sequence.contains
 @several_examples
 @given(observation_space=some_spaces(), action_space=some_spaces(), n_steps=st.integers(1, 3))
 def test_values_of_any_space_come_back_exactly(
@@ -402,6 +422,40 @@ def test_values_of_any_space_come_back_exactly(
             assert is_same(value_at(observation_space, trajectory.observations, t), observation)
         for t, action in enumerate(actions):
             assert is_same(value_at(action_space, trajectory.actions, t), action)
+
+
+@pytest.mark.parametrize(
+    ("space", "value"),
+    [
+        # What samples never are: NaN, infinities, negative zero, empty, in another memory order.
+        (
+            spaces.Box(-np.inf, np.inf, (4,), np.float32),
+            np.array([np.nan, np.inf, -np.inf, -0.0], np.float32),
+        ),
+        (
+            spaces.Sequence(spaces.Box(-np.inf, np.inf, (3,), np.float16)),
+            (np.array([np.inf, -np.inf, -0.0], np.float16),),
+        ),
+        (spaces.Sequence(spaces.Discrete(2)), ()),
+        (spaces.Text(3, min_length=0), ""),
+        (spaces.Box(0, 255, (2, 3), np.uint8), np.arange(6, dtype=np.uint8).reshape(3, 2).T),
+        (spaces.Box(0, 255, (3,), np.uint8), np.arange(6, dtype=np.uint8)[::-2]),
+        (spaces.Box(0, 2**64 - 1, (1,), np.uint64), np.array([2**64 - 1], np.uint64)),
+        (
+            spaces.Sequence(spaces.Box(-(2**63), 2**63 - 1, (1,), np.int64)),
+            (np.array([2**63 - 1]), np.array([-(2**63)])),
+        ),
+        (spaces.Box(0.0, 1.0, (0,), np.float32), np.zeros(0, np.float32)),
+    ],
+    ids=lambda part: str(part) if isinstance(part, spaces.Space) else "",
+)
+def test_so_do_values_that_samples_never_are(space, value, tmp_path):
+    space.sample = lambda *_: value
+    env = RememberingEchoEnv(space, spaces.Discrete(2))
+    runner = sequential(n_episodes=1, output_dir=tmp_path, on_error="stop", on_nan="count")
+    trajectory = open_run(runner.run_with(env)).trajectory(0)
+    for t in range(4):
+        assert is_same(value_at(space, trajectory.observations, t), value)
 
 
 @st.composite
@@ -444,25 +498,18 @@ def test_structured_episodes_come_back_exactly(env, n_lanes, tmp_path_factory):
     for key, part in trajectory.by_step_key.items():
         actions = [turn.reward for turn in script if turn.actor.step_key == key]
         assert part.rewards.tolist() == actions
-        found += [
-            (
-                step,
-                (ActorID(key, agent_id), env_time),
-                value_at(env.observation_spaces[key], part.observations, row),
-                value_at(env.action_spaces[key], part.actions, row)
-                if row < len(part.rewards)
-                else None,
-            )
-            for row, (step, env_time, agent_id) in enumerate(
-                zip(part.steps.tolist(), part.env_times.tolist(), part.agent_ids.tolist())
-            )
-        ]
+        for row, step in enumerate(part.steps.tolist()):
+            observation = value_at(env.observation_spaces[key], part.observations, row)
+            has_action = row < len(part.rewards)
+            action = value_at(env.action_spaces[key], part.actions, row) if has_action else None
+            seen_by = ActorID(key, int(part.agent_ids[row])), int(part.env_times[row])
+            found.append((step, seen_by, observation, action))
     found.sort(key=lambda entry: entry[0])
     assert [entry[0] for entry in found] == list(range(len(script) + 1))
-    for (_, actor_and_time, observation, action), seen, acted in zip(
+    for (_, seen_by, observation, action), seen, acted in zip(
         found, env.observed, [*env.acted, None], strict=True
     ):
-        assert actor_and_time == seen[:2]
+        assert seen_by == seen[:2]
         assert is_same(observation, seen[2])
         assert is_same(action, acted)
     n_events = sum(turn.n_events for turn in script)
@@ -485,11 +532,13 @@ def test_workers_is_able_to_see_a_worker(tmp_path):
     seen = []
 
     def look():
-        for _ in range(200):
+        while not (seen or ended.is_set()):
             seen.extend(workers())
 
+    ended = threading.Event()
     watcher = threading.Thread(target=look)
     watcher.start()
-    WORKERS.runner(n_episodes=200, record_trajectory=False, output_dir=tmp_path).run_with(WalkEnv)
+    WORKERS.runner(n_episodes=3000, output_dir=tmp_path).run_with(WalkEnv)
+    ended.set()
     watcher.join()
     assert seen

@@ -79,7 +79,7 @@ class Episode(NamedTuple):
     episode_return: float
     """Sum of the rewards, correctly rounded."""
     seconds: float
-    """Wall time from reset to end."""
+    """Wall time from reset to end, without that in which others beside it were advanced."""
     env_seconds: float
     """Time spent in the environment's ``reset`` and ``step``, and on rendering it."""
     policy_seconds: float
@@ -154,5 +154,7 @@ class EpisodeBatch:
     """Empty if no sink asked for trajectories."""
     events: Mapping[str, EventText] = field(default_factory=dict)
     """By name of the event type. Empty if no sink asked for event logs."""
+    encoding_seconds: float = 0.0
+    """Time spent on checking and encoding the episodes."""
     warnings: tuple[str, ...] = ()
     """What the user should know about how these episodes were played."""

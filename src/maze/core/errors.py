@@ -58,5 +58,5 @@ class RunStoppedError(MazeError):
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest candidate, or an empty string."""
-    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -115,7 +115,7 @@ class BatchEncoder:
             )
         )
 
-    def flush(self, warnings: Sequence[str] = ()) -> EpisodeBatch:
+    def flush(self) -> EpisodeBatch:
         """Return what was collected as a batch, and start anew."""
         n_rows = len(self._rows)
         batch = EpisodeBatch(
@@ -127,7 +127,6 @@ class BatchEncoder:
                 name: EventText(columns, tuple(texts.get(i, b"") for i in range(n_rows)))
                 for name, (columns, texts) in self._events.items()
             },
-            warnings=tuple(warnings),
         )
         self._clear()
         return batch

@@ -6,7 +6,6 @@ they become objects, always where they are used: a worker builds its own.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 
 import cloudpickle
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from maze.core.agent.policy import FlatPolicy, StructuredPolicy
 from maze.core.env.structured_env import StructuredEnv
@@ -62,7 +62,13 @@ class EnvRecipe:
         """Leave the given object out: other processes get copies."""
         if self._given is not None and self._snapshot is None:
             raise self._cannot_copy()
-        return {**self.__dict__, "_given": None}
+        return {**self.__dict__, "_given": None, "_registered": self._specs_of_ids()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Register what was registered in the process that the recipe comes from."""
+        for spec in state.pop("_registered"):
+            gym.registry.setdefault(spec.id, spec)
+        self.__dict__.update(state)
 
     def build(self) -> StructuredEnv:
         """Make an environment with its wrappers."""
@@ -75,9 +81,20 @@ class EnvRecipe:
 
     def rendering(self, render_mode: str) -> EnvRecipe:
         """Return a recipe for environments with that render mode, unless they have their own."""
-        recipe = copy.copy(self)
-        recipe._render_mode = render_mode
+        recipe = object.__new__(EnvRecipe)
+        recipe.__dict__.update(self.__dict__, _render_mode=render_mode)
         return recipe
+
+    def _specs_of_ids(self) -> list[EnvSpec]:
+        """Return the entries in Gymnasium's registry that other processes might not have."""
+        source = self._source
+        texts = source.values() if isinstance(source, Mapping) else (source,)
+        specs = (gym.registry.get(text) for text in texts if isinstance(text, str))
+        return [
+            spec
+            for spec in specs
+            if spec is not None and not str(spec.entry_point).startswith("gymnasium.")
+        ]
 
     def _make(self) -> Any:
         if self._source is None:

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,18 +27,27 @@ from typing import Any
 
 from maze.core import errors
 from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeSpec, Failure
-from maze.core.errors import ConfigError, MazeError, RunStoppedError
+from maze.core.errors import MazeError, RunStoppedError
 from maze.core.rollout.checks import OnNaN, OnOutOfSpace
+from maze.core.rollout.interrupts import late_interrupts
 from maze.core.rollout.job import Job, WrapperSource
 from maze.core.rollout.play import episode_id
-from maze.core.rollout.rollout_runner import OnError, RolloutRunner, check_count
+from maze.core.rollout.rollout_runner import Batches, OnError, RolloutRunner, check_count
 from maze.core.rollout.worker import NOT_PLAYING, Broken, Done, Finish, Play, Ready, work
 
 # Work that a worker has in hand, in seconds: more than it takes until the parent hears of it.
 _SECONDS_AHEAD = 0.75
+# All that a worker has in hand fits the buffer of its pipe. So the parent never waits for a worker
+# to listen, which may at that moment be waiting for the parent to take a batch.
+_MAX_IN_HAND = 2000
 _FINISH_SECONDS = 3.0
 _MAX_FRUITLESS_DEATHS = 10
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+# A process is started with its environment changed for a moment; two threads that do so at the
+# same time would put back each other's changes.
+_STARTING = threading.Lock()
 
 
 class ParallelRolloutRunner(RolloutRunner):
@@ -86,7 +96,7 @@ class ParallelRolloutRunner(RolloutRunner):
         self.n_processes = check_count("n_processes", n_processes, 1)
         self.max_attempts = check_count("max_attempts", max_attempts, 1)
 
-    def episodes(self, job: Job, specs: Sequence[EpisodeSpec]) -> Iterator[EpisodeBatch]:
+    def episodes(self, job: Job, specs: Sequence[EpisodeSpec]) -> Batches:
         """Play the specs in worker processes."""
         pool = _Pool(job, specs, min(self.n_processes, len(specs)), self.max_attempts)
         try:
@@ -135,22 +145,31 @@ class _Pool:
         self._seconds_an_episode: float | None = None
         self._context = _context()
         self._members: list[_Member] = []
+        self._inbox: deque[EpisodeBatch] = deque()
+        """Received, and not yet handed on."""
 
     def play(self) -> Iterator[EpisodeBatch]:
         """Play everything."""
         self._members = [self._start() for _ in range(self._n_workers)]
         while self._n_left:
-            for member in self._members:
-                self._hand_out(member)
+            with late_interrupts():
+                for member in self._members:
+                    self._hand_out(member)
             by_handle: dict[Any, _Member] = {}
             for member in self._members:
                 by_handle[member.connection] = by_handle[member.process.sentinel] = member
-            for member in {by_handle[handle] for handle in wait(list(by_handle))}:
-                yield from self._receive(member)
+            handles = wait(list(by_handle))
+            with late_interrupts():
+                for member in {by_handle[handle] for handle in handles}:
+                    self._receive(member)
+            while self._inbox:
+                yield self._inbox.popleft()
         yield from self.finish()
 
     def finish(self) -> Iterator[EpisodeBatch]:
         """Have the workers hand over what is finished; those that do not are given up."""
+        while self._inbox:
+            yield self._inbox.popleft()
         for member in self._members:
             with contextlib.suppress(OSError):
                 member.connection.send(Finish())
@@ -188,7 +207,7 @@ class _Pool:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=work, args=(theirs, self._job, playing), daemon=True, name="maze-worker"
         )
-        with _without_main_module(), _one_thread_a_process():
+        with _STARTING, _without_main_module(), _one_thread_a_process():
             process.start()
         theirs.close()
         return _Member(process, ours, playing)
@@ -197,18 +216,15 @@ class _Pool:
         """Give a worker what it should have in hand."""
         if not member.is_ready:
             return
-        if self._suspects:
-            if not member.in_hand:
-                self._send(member, [self._suspects.popleft()])
-                return
-            if any(index in self._deaths for index in member.in_hand):
-                return
-        elif any(index in self._deaths for index in member.in_hand):
+        if self._suspects and not member.in_hand:
+            self._send(member, [self._suspects.popleft()])
             return
+        if self._deaths and any(index in self._deaths for index in member.in_hand):
+            return  # It plays a suspect, alone.
         n_open = len(self._again) + len(self._specs) - self._next
         wanted = min(self._target(), max(self._n_lanes, n_open // (2 * self._n_workers)))
         # Topped up in portions: a message for each single episode would cost more than it.
-        if not n_open or len(member.in_hand) > wanted // 2:
+        if not n_open or len(member.in_hand) > max(wanted // 2, self._n_lanes - 1):
             return
         portion: list[EpisodeSpec] = []
         while len(member.in_hand) + len(portion) < max(wanted, 1):
@@ -225,9 +241,9 @@ class _Pool:
     def _target(self) -> int:
         """Return how many episodes a worker should have in hand."""
         if self._seconds_an_episode is None:
-            return 4 * self._n_lanes
+            return self._n_lanes
         ahead = int(_SECONDS_AHEAD / max(self._seconds_an_episode, 1e-6))
-        return min(max(ahead, 2 * self._n_lanes), 100_000)
+        return min(max(ahead, self._n_lanes), _MAX_IN_HAND)
 
     def _send(self, member: _Member, specs: list[EpisodeSpec]) -> None:
         attempts = {
@@ -238,14 +254,14 @@ class _Pool:
         with contextlib.suppress(OSError):
             member.connection.send(Play(tuple(specs), attempts))
 
-    def _receive(self, member: _Member) -> Iterator[EpisodeBatch]:
+    def _receive(self, member: _Member) -> None:
         """Take all that a worker has said, and replace it if it is dead."""
         try:
             while member.connection.poll():
                 message = member.connection.recv()
                 if isinstance(message, EpisodeBatch):
                     self._note(member, message)
-                    yield message
+                    self._inbox.append(message)
                 elif isinstance(message, Ready):
                     member.is_ready = True
                 elif isinstance(message, Broken):
@@ -254,7 +270,7 @@ class _Pool:
                 return
         except (EOFError, OSError):
             pass
-        yield from self._bury(member)
+        self._bury(member)
 
     def _note(self, member: _Member, batch: EpisodeBatch) -> None:
         self._fruitless_deaths = 0
@@ -266,7 +282,7 @@ class _Pool:
         known = self._seconds_an_episode
         self._seconds_an_episode = seconds if known is None else 0.7 * known + 0.3 * seconds
 
-    def _bury(self, member: _Member) -> Iterator[EpisodeBatch]:
+    def _bury(self, member: _Member) -> None:
         member.process.join()
         cause = _cause_of_death(member.process.exitcode)
         self._fruitless_deaths += 1
@@ -287,7 +303,7 @@ class _Pool:
                 self._suspects.append(spec)
             else:
                 self._n_left -= 1
-                yield EpisodeBatch(rows=(_killed(spec, deaths, cause),))
+                self._inbox.append(EpisodeBatch(rows=(_killed(spec, deaths, cause),)))
         self._again = deque(sorted(self._again))
         self._members.remove(member)
         member.connection.close()
@@ -339,8 +355,7 @@ def _raise_broken(message: Broken) -> None:
         error: MazeError = MazeError.__new__(kind)
         error.args = (message.message,)
     else:
-        error = ConfigError(f"a worker cannot start: {message.message}")
-        error.add_note(message.traceback)
+        error = RunStoppedError(f"a worker broke off: {message.message}\n{message.traceback}")
     raise error
 
 

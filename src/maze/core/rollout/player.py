@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -15,6 +18,7 @@ from maze.core.episode import Episode, EpisodeBatch, EpisodeSpec
 from maze.core.errors import ConfigError, MazeError
 from maze.core.rollout.checks import EpisodeChecks
 from maze.core.rollout.encoding import BatchEncoder
+from maze.core.rollout.interrupts import held_interrupts
 from maze.core.rollout.job import Job, build_policy
 from maze.core.rollout.play import AfterStep, Lane, drive, seed_global_generators
 
@@ -45,11 +49,28 @@ class Player:
         self._after_step = after_step
         self._recipe = job.env if render_mode is None else job.env.rendering(render_mode)
         self._warned = False
+        self._is_interrupted = False
 
     def __enter__(self) -> Player:
         """Build everything. Whatever goes wrong here is about the configuration."""
+        with contextlib.ExitStack() as stack:
+            _GENERATORS.borrow()
+            stack.callback(_GENERATORS.give_back)
+            self._build(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        exception_traceback: TracebackType | None,
+    ) -> None:
+        """Close the environments."""
+        self._stack.close()
+
+    def _build(self, stack: contextlib.ExitStack) -> None:
         job = self._job
-        self._generators = _global_states()
         self._lanes = [
             Lane(
                 self._recipe.build,
@@ -60,6 +81,8 @@ class Player:
             )
             for i in range(job.n_lanes)
         ]
+        for lane in self._lanes:
+            stack.callback(lane.close)
         try:
             env = self._lanes[0].open()
         except MazeError:
@@ -83,18 +106,6 @@ class Player:
         if job.n_lanes > 1:
             seed_global_generators(0)
             self._untouched = _global_states()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        exception_traceback: TracebackType | None,
-    ) -> None:
-        """Close the environments."""
-        for lane in self._lanes:
-            lane.close()
-        _restore_global_states(self._generators)
 
     def play(
         self,
@@ -128,6 +139,8 @@ class Player:
                 batch = self.flush()
                 if batch is not None:
                     yield batch
+                if self._is_interrupted:
+                    raise KeyboardInterrupt
                 n_steps = n_bytes = 0
                 deadline = perf_counter() + BATCH_SECONDS
         batch = self.flush()
@@ -138,10 +151,18 @@ class Player:
         """Return the episodes that have ended and were not handed over yet, if any."""
         if not self._ended:
             return None
-        ended, self._ended = self._ended, []
-        for episode in self._checks.check(ended):
-            self._encoder.add(episode, self._attempts.get(episode.spec.index, 1))
-        return self._encoder.flush(self._warnings())
+        with held_interrupts() as interrupts:
+            started = perf_counter()
+            ended, self._ended = self._ended, []
+            for episode in self._checks.check(ended):
+                self._encoder.add(episode, self._attempts.get(episode.spec.index, 1))
+            batch = replace(
+                self._encoder.flush(),
+                warnings=self._warnings(),
+                encoding_seconds=perf_counter() - started,
+            )
+        self._is_interrupted = self._is_interrupted or bool(interrupts)
+        return batch
 
     def _warnings(self) -> tuple[str, ...]:
         if self._job.n_lanes == 1 or self._warned or _same(_global_states(), self._untouched):
@@ -153,6 +174,31 @@ class Player:
             " reproduced: use runner.n_lanes=1."
         )
         return (text,)
+
+
+class _BorrowedGenerators:
+    """The states of the global random generators from before the first of several players."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_borrowers = 0
+        self._states: tuple[Any, ...] = ()
+
+    def borrow(self) -> None:
+        with self._lock:
+            if self._n_borrowers == 0:
+                self._states = _global_states()
+            self._n_borrowers += 1
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._n_borrowers -= 1
+            if self._n_borrowers == 0:
+                _restore_global_states(self._states)
+
+
+# Of the process, as the generators are: players in two threads share them.
+_GENERATORS = _BorrowedGenerators()
 
 
 def _global_states() -> tuple[Any, ...]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import gymnasium as gym
 
@@ -21,6 +21,7 @@ from maze.core.errors import ConfigError, ContractError, RunStoppedError
 from maze.core.output_directory import default_output_directory
 from maze.core.rollout.checks import CheckOptions, OnNaN, OnOutOfSpace
 from maze.core.rollout.encoding import EncoderOptions
+from maze.core.rollout.interrupts import held_interrupts
 from maze.core.rollout.job import EnvRecipe, EnvSource, Job, PolicySource, WrapperSource
 from maze.core.rollout.play import PlayOptions
 from maze.core.rollout.progress import Progress
@@ -33,7 +34,9 @@ from maze.core.sinks.trajectory_sink import TrajectorySink
 from maze.core.statistics.run_statistics import RunStatistics
 from maze.version import __version__
 
-OnError = Literal["record", "stop"]
+OnError: TypeAlias = Literal["record", "stop"]
+
+Batches: TypeAlias = Generator[EpisodeBatch, None, None]
 
 
 class RolloutRunner(ABC):
@@ -97,11 +100,11 @@ class RolloutRunner(ABC):
         self.show_progress = show_progress
 
     @abstractmethod
-    def episodes(self, job: Job, specs: Sequence[EpisodeSpec]) -> Iterator[EpisodeBatch]:
+    def episodes(self, job: Job, specs: Sequence[EpisodeSpec]) -> Batches:
         """Play each spec once, and yield the finished episodes in batches, in any order.
 
-        On ``KeyboardInterrupt`` it may yield more batches of finished episodes, and then raises
-        it again.
+        On ``KeyboardInterrupt``, its own or one that is thrown in, it may yield more batches of
+        finished episodes, and then raises it again.
         """
 
     def run_with(
@@ -155,28 +158,33 @@ class RolloutRunner(ABC):
                 sinks.insert(0, TrajectorySink(directory / "trajectory_data"))
         interrupted, stopping = False, None
         warnings: list[str] = [plan.warning] if plan.warning else []
-        for sink in sinks:
+        for sink in reversed(sinks):  # The ledger first: it sees whether the directory can be used.
             sink.open()
         batches = self.episodes(job, plan)
         try:
             with Progress(len(plan), self.show_progress) as progress:
-                for batch in batches:
-                    for sink in sinks:
-                        sink.write(batch)
-                    statistics.add(batch)
-                    warnings.extend(text for text in batch.warnings if text not in warnings)
-                    progress.update(
-                        statistics.n_episodes, statistics.n_steps, statistics.mean_return
-                    )
-                    stopping = self._reason_to_stop(batch)
-                    if stopping is not None:
-                        break
+                interrupts: list[int] = []
+                while stopping is None:
+                    # What comes while a batch is written is told to the runner afterwards.
+                    batch = batches.throw(KeyboardInterrupt()) if interrupts else next(batches)
+                    with held_interrupts() as interrupts:
+                        for sink in sinks:
+                            sink.write(batch)
+                        statistics.add(batch)
+                        warnings.extend(text for text in batch.warnings if text not in warnings)
+                        progress.update(
+                            statistics.n_episodes, statistics.n_steps, statistics.mean_return
+                        )
+                        stopping = self._reason_to_stop(batch)
+        except StopIteration:
+            pass
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            batches.close()  # type: ignore[attr-defined]
-            for sink in sinks:
-                sink.close()
+            batches.close()
+            with held_interrupts():
+                for sink in sinks:
+                    sink.close()
         env_name, policy_name = _names(config)
         result = RolloutResult(
             statistics=statistics.summaries(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from maze.core.episode import EpisodeBatch, EpisodeSpec
@@ -13,7 +13,7 @@ from maze.core.rollout.checks import OnNaN, OnOutOfSpace
 from maze.core.rollout.job import Job, WrapperSource
 from maze.core.rollout.player import Player
 from maze.core.rollout.rendering import VideoRecorder, has_display, without_display
-from maze.core.rollout.rollout_runner import OnError, RolloutRunner, check_flag
+from maze.core.rollout.rollout_runner import Batches, OnError, RolloutRunner, check_flag
 
 
 class SequentialRolloutRunner(RolloutRunner):
@@ -64,7 +64,7 @@ class SequentialRolloutRunner(RolloutRunner):
                 " episode can be shown at a time"
             )
 
-    def episodes(self, job: Job, specs: Sequence[EpisodeSpec]) -> Iterator[EpisodeBatch]:
+    def episodes(self, job: Job, specs: Sequence[EpisodeSpec]) -> Batches:
         """Play the specs in this process."""
         remaining = iter(specs)
 

@@ -56,7 +56,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Broken:
-    """Environment or policy cannot be built."""
+    """Environment or policy cannot be built, or Maze has a fault: all workers would fare alike."""
 
     error_type: str
     """Name of a class in ``maze.core.errors``, or another."""
@@ -82,7 +82,12 @@ def work(connection: Connection, job: bytes, playing: Any) -> None:
     _die_with_parent()
     # A parent that is gone, or does not want to hear any more: nothing left to do.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _Worker(connection, playing).work(job)
+        try:
+            _Worker(connection, playing).work(job)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except (Exception, SystemExit) as error:
+            connection.send(_broken(error))
 
 
 class _Worker:
@@ -96,26 +101,11 @@ class _Worker:
         self._player: Player | None = None
 
     def work(self, job_bytes: bytes) -> None:
-        try:
-            # The job comes from our own parent, through a pipe that nobody else can open.
-            job: Job = pickle.loads(job_bytes)
-            player = Player(job)
-            player.__enter__()
-        except (Exception, SystemExit) as error:
-            self._connection.send(
-                Broken(
-                    type(error).__name__ if isinstance(error, MazeError) else "",
-                    str(error)
-                    if isinstance(error, MazeError)
-                    else f"{type(error).__name__}: {error}",
-                    traceback.format_exc(),
-                )
-            )
-            return
-        self._player = player
-        self._connection.send(Ready())
-        with contextlib.ExitStack() as stack:
-            stack.push(player.__exit__)
+        # The job comes from our own parent, through a pipe that nobody else can open.
+        job: Job = pickle.loads(job_bytes)
+        with Player(job) as player:
+            self._player = player
+            self._connection.send(Ready())
             for batch in player.play(self._next_spec, attempts=self._attempts, on_end=self._forget):
                 self._connection.send(batch)
         self._connection.send(Done())
@@ -148,6 +138,13 @@ class _Worker:
 
     def _forget(self, episode: Episode) -> None:
         self._playing[list(self._playing).index(episode.spec.index)] = NOT_PLAYING
+
+
+def _broken(error: BaseException) -> Broken:
+    is_ours = isinstance(error, MazeError)
+    message = str(error) if is_ours else f"{type(error).__name__}: {error}"
+    text = "".join(traceback.format_exception(error))
+    return Broken(type(error).__name__ if is_ours else "", message, text)
 
 
 def _die_with_parent() -> None:

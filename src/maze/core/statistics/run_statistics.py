@@ -38,9 +38,11 @@ class RunStatistics:
     n_steps: int
     """Structured steps of all episodes, the failed ones' included."""
     seconds: float
-    """Sum of the episodes' wall times. Episodes played side by side each count in full."""
+    """Sum of the times spent on the episodes, without waiting for those beside them."""
     env_seconds: float
     policy_seconds: float
+    encoding_seconds: float
+    """Time spent on checking and encoding batches of episodes."""
 
     def __init__(self) -> None:
         self.endings = dict.fromkeys(ENDINGS, 0)
@@ -50,6 +52,7 @@ class RunStatistics:
         self.seconds = 0.0
         self.env_seconds = 0.0
         self.policy_seconds = 0.0
+        self.encoding_seconds = 0.0
         self._returns = array("d")
         self._step_counts = array("d")
         self._statistics: dict[str, array[float]] = {}
@@ -59,6 +62,7 @@ class RunStatistics:
     def add(self, batch: EpisodeBatch) -> None:
         """Take in the episodes of a batch. Each episode is to be added once."""
         self.add_rows(batch.rows)
+        self.encoding_seconds += batch.encoding_seconds
 
     def add_rows(self, rows: Iterable[EpisodeRow]) -> None:
         """Take in episodes by their rows, such as those of a table that was read back."""
@@ -114,18 +118,13 @@ class RunStatistics:
             summaries[name] = summarize(values)
         return summaries
 
-    def time_split(self, busy_seconds: float | None = None) -> dict[str, float]:
+    def time_split(self) -> dict[str, float]:
         """Split time into the ``environment``'s, the ``policy``'s and ``recording``.
-
-        Args:
-            busy_seconds: that the processes spent on playing and encoding, summed over them.
-                ``None``: the sum of the episodes' wall times, which leaves out what is done
-                after an episode's end, and is too much if episodes were played side by side.
 
         Returns:
             Seconds. ``recording`` is all that is left, the episode loop included.
         """
-        busy_seconds = self.seconds if busy_seconds is None else busy_seconds
+        busy_seconds = self.seconds + self.encoding_seconds
         return {
             "environment": self.env_seconds,
             "policy": self.policy_seconds,

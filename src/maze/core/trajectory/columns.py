@@ -320,7 +320,7 @@ def bounds_check(leaf: Leaf) -> Callable[[LeafColumn], Offence | None] | None:
     else:
         return None  # Discrete and ragged values are checked when they are recorded.
     assert leaf.dtype is not None
-    if leaf.dtype.kind == "b":
+    if leaf.dtype.kind == "b" or 0 in leaf.shape:
         return None
     if leaf.dtype.kind in "iu":
         limits = np.iinfo(leaf.dtype)
@@ -446,12 +446,16 @@ def to_plain(space: spaces.Space[Any], value: Any) -> Any:
         elements = list(_unstacked(space.feature_space, value)) if space.stack else value
         return [to_plain(space.feature_space, element) for element in elements]
     if isinstance(space, spaces.Graph):
-        plain = {"nodes": [to_plain(space.node_space, node) for node in value.nodes]}
+        plain: dict[str, Any] = {
+            "nodes": [to_plain(space.node_space, node) for node in value.nodes]
+        }
         if space.edge_space is not None:
-            edges = value.edges if value.edges is not None else ()
-            links = value.edge_links if value.edge_links is not None else ()
-            plain["edges"] = [to_plain(space.edge_space, edge) for edge in edges]
-            plain["edge_links"] = [[int(a), int(b)] for a, b in links]
+            # A graph without edges may have None or empty arrays; it comes back as it was.
+            edges, links = value.edges, value.edge_links
+            plain["edges"] = (
+                edges if edges is None else [to_plain(space.edge_space, e) for e in edges]
+            )
+            plain["edge_links"] = links if links is None else [[int(a), int(b)] for a, b in links]
         return plain
     if isinstance(space, spaces.OneOf):
         index, chosen = int(value[0]), value[1]
@@ -482,10 +486,11 @@ def from_plain(space: spaces.Space[Any], plain: Any) -> Any:
         return _stacked(space.feature_space, elements) if space.stack else tuple(elements)
     if isinstance(space, spaces.Graph):
         edges = links = None
-        if space.edge_space is not None:
+        if space.edge_space is not None and plain["edges"] is not None:
             edges = _stacked(
                 space.edge_space, [from_plain(space.edge_space, e) for e in plain["edges"]]
             )
+        if space.edge_space is not None and plain["edge_links"] is not None:
             links = np.array(plain["edge_links"], dtype=np.int32).reshape(-1, 2)
         nodes = [from_plain(space.node_space, node) for node in plain["nodes"]]
         return spaces.GraphInstance(
