@@ -1,8 +1,8 @@
 """What the documentation shows works: its Python, its commands, and the examples.
 
 The blocks of a page are run in order, in one temporary directory. Python blocks share their names;
-of ``bash`` and ``console`` blocks the ``maze-run`` lines are run. A comment above a block, as in
-``<!-- test: exit code 2 -->``, says what is different about it:
+of ``bash`` blocks each line is run, of ``console`` blocks those after a ``$``. A comment above a
+block, as in ``<!-- test: exit code 2 -->``, says what is different about it:
 
     exit code N       the commands end with that exit code instead of 0
     file PATH         the block is written to that file, for the blocks below
@@ -29,7 +29,10 @@ PAGES = [
     ROOT / "examples" / "own_project" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+LINKING_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+MAZE_RUN = (sys.executable, "-m", "maze.cli.maze_run")
 
 _BLOCK = re.compile(
     r"(?:^<!-- test: (?P<mark>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
@@ -74,14 +77,14 @@ def blocks(page: str, name: str) -> Iterator[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """Return the ``maze-run`` lines of a block."""
-    text = block.text.replace("\\\n", " ")
-    prompt = "$ " if block.language == "console" else ""
-    return [
-        line.removeprefix(prompt)
-        for line in text.splitlines()
-        if line.startswith(f"{prompt}maze-run")
-    ]
+    """Return the commands of a block, all of which have to be ``maze-run``."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    if block.language == "console":
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    found = [line for line in lines if line.strip() and not line.startswith("#")]
+    for line in found:
+        assert line.startswith("maze-run "), f"{block.place} has '{line}': skip it with a reason"
+    return found
 
 
 def run(
@@ -110,18 +113,16 @@ def run_page(page: str, name: str, directory: Path) -> int:
             n_run += 1
         elif block.language in ("bash", "console"):
             for command in commands(block):
-                program, *arguments = shlex.split(command)
-                assert program == "maze-run"
+                arguments = shlex.split(command)[1:]
                 try:
-                    run(
-                        [sys.executable, "-m", "maze.cli.maze_run", *arguments],
-                        directory,
-                        block.exit_code,
-                    )
+                    run([*MAZE_RUN, *arguments], directory, block.exit_code)
                 except AssertionError as error:
                     error.add_note(f"{block.place}: {command}")
                     raise
                 n_run += 1
+        else:
+            shown = [line for line in block.text.splitlines() if re.match(r"(\$ )?maze-run ", line)]
+            assert not shown, f"{block.place} shows a command, and is not marked as bash or console"
     return n_run
 
 
@@ -146,7 +147,7 @@ def test_an_example_runs(example, tmp_path):
     assert not list(tmp_path.iterdir()), "an example leaves nothing behind where it is run"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", LINKING_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     for link in re.findall(r"\]\(([^)]+)\)", text):
@@ -168,6 +169,8 @@ def test_links_lead_somewhere(page):
         ("```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n", "names are shared"),
         ("```bash\nmaze-run env=no_such_env\n```\n", "a command that fails"),
         ("```console\n$ maze-run env=no_such_env\n```\n", "a command with a prompt that fails"),
+        ("```bash\nmake run\n```\n", "another command"),
+        ("```\nmaze-run env=gym_env\n```\n", "a command in a block without a language"),
         ("<!-- test: exit code 2 -->\n```bash\nmaze-run --version\n```\n", "success is no failure"),
         ("<!-- test: skip -->\n```python\n```\n", "a block that is skipped without a reason"),
         ("<!-- test: ignore -->\n```python\n```\n", "a mark that does not exist"),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maze.core.episode import EpisodeBatch, EpisodeRow, Failure
+from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeTiming, Failure
 from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder
 from maze.core.errors import MissingExtraError, OutputError
 from maze.core.rollout.result import RolloutResult, format_number, format_seconds
@@ -42,8 +42,6 @@ def make_row(
         episode_return=episode_return,
         n_steps=n_steps,
         seconds=seconds,
-        env_seconds=seconds / 2,
-        policy_seconds=seconds / 4,
         attempts=1,
         digest="d1g357",
         n_nan=0,
@@ -55,7 +53,8 @@ def make_row(
 
 def make_result(rows: Sequence[EpisodeRow], **changes: Any) -> RolloutResult:
     statistics = RunStatistics()
-    statistics.add(EpisodeBatch(tuple(rows)))
+    timings = tuple(EpisodeTiming(row.seconds, row.seconds / 2, row.seconds / 4) for row in rows)
+    statistics.add(EpisodeBatch(tuple(rows), timings=timings))
     values: dict[str, Any] = {
         "statistics": statistics.summaries(),
         "endings": statistics.endings,

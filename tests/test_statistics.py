@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maze.core.episode import Ending, EpisodeBatch, EpisodeRow, Failure
+from maze.core.episode import Ending, EpisodeBatch, EpisodeRow, EpisodeTiming, Failure
 from maze.core.statistics.run_statistics import N_FAILURES_KEPT, RunStatistics
 from maze.core.statistics.summary import Summary, summarize, t_quantile
 
@@ -34,8 +34,6 @@ def make_row(
         "agent_seed": 20 + episode_index,
         "truncated_by": "",
         "seconds": 1.0,
-        "env_seconds": 0.5,
-        "policy_seconds": 0.25,
         "attempts": 1,
         "digest": "d",
         "n_nan": 0,
@@ -203,7 +201,10 @@ def test_the_failures_kept_are_those_of_lowest_index():
 
 
 def test_time_is_split_without_gaps():
-    statistics = statistics_of([make_row(0), make_row(1)])
+    statistics = RunStatistics()
+    # Two episodes of a second each, of which one was measured.
+    timings = (EpisodeTiming(1.0, env_seconds=0.5, policy_seconds=0.25),)
+    statistics.add(EpisodeBatch(rows=(make_row(0), make_row(1)), timings=timings))
     assert statistics.time_split() == {"environment": 1.0, "policy": 0.5, "recording": 0.5}
     statistics.add(EpisodeBatch(rows=(), encoding_seconds=1.0))
     assert statistics.time_split() == {"environment": 1.0, "policy": 0.5, "recording": 1.5}

@@ -54,6 +54,17 @@ class Failure:
         return f"{where}: {self.exception_type}: {self.message}"
 
 
+class EpisodeTiming(NamedTuple):
+    """How the time of an episode is split. What remains is the episode loop's."""
+
+    seconds: float
+    """As in the episode."""
+    env_seconds: float
+    """In the environment's ``reset`` and ``step``, and on rendering it."""
+    policy_seconds: float
+    """In the policy; a share of the batch's time if several episodes ran together."""
+
+
 class Episode(NamedTuple):
     """A played spec."""
 
@@ -80,10 +91,8 @@ class Episode(NamedTuple):
     """Sum of the rewards, correctly rounded."""
     seconds: float
     """Wall time from reset to end, without that in which others beside it were advanced."""
-    env_seconds: float
-    """Time spent in the environment's ``reset`` and ``step``, and on rendering it."""
-    policy_seconds: float
-    """Time spent in the policy; a share of the batch's time if several episodes ran together."""
+    timing: EpisodeTiming | None = None
+    """How the time is split; measured in one of some episodes."""
     n_nan: int = 0
     """Observations and rewards of the episode that hold a NaN."""
     failure: Failure | None = None
@@ -113,8 +122,6 @@ class EpisodeRow(NamedTuple):
     n_steps: int
     """Structured steps."""
     seconds: float
-    env_seconds: float
-    policy_seconds: float
     attempts: int
     """How often the episode was started; more than one after a worker died."""
     digest: str
@@ -156,5 +163,7 @@ class EpisodeBatch:
     """By name of the event type. Empty if no sink asked for event logs."""
     encoding_seconds: float = 0.0
     """Time spent on checking and encoding the episodes."""
+    timings: tuple[EpisodeTiming, ...] = ()
+    """Of those of the episodes in which the split of the time was measured."""
     warnings: tuple[str, ...] = ()
     """What the user should know about how these episodes were played."""

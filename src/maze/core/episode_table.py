@@ -39,14 +39,12 @@ _FIXED_COLUMNS: Mapping[str, tuple[str, _Kind]] = {
     "n_steps": ("n_steps", "int"),
     "n_nan": ("n_nan", "int"),
     "seconds": ("seconds", "float"),
-    "env_seconds": ("env_seconds", "float"),
-    "policy_seconds": ("policy_seconds", "float"),
     "attempts": ("attempts", "int"),
     "digest": ("digest", "string"),
     "error": ("error", "string"),
 }
 
-TIMING_COLUMNS = ("seconds", "env_seconds", "policy_seconds", "attempts")
+TIMING_COLUMNS = ("seconds", "attempts")
 """Columns that say how the playing went. All others are the same in a run with equal seeds."""
 
 _FAILURE_COLUMN = "failure"
@@ -59,10 +57,9 @@ class EpisodeTable:
     """Finished episodes by column.
 
     Columns: ``episode_index``, ``episode_id``, ``env_seed``, ``agent_seed``, ``ending``,
-    ``truncated_by``, ``return``, ``n_steps``, ``n_nan``, ``seconds``, ``env_seconds``,
-    ``policy_seconds``, ``attempts``, ``digest``, ``error``, ``failure`` (null, or where and how
-    the episode failed, with the traceback), then a column per episode statistic by name, which
-    is null where the episode has no such number.
+    ``truncated_by``, ``return``, ``n_steps``, ``n_nan``, ``seconds``, ``attempts``, ``digest``,
+    ``error``, ``failure`` (null, or where and how the episode failed, with the traceback), then a
+    column per episode statistic by name, which is null where the episode has no such number.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from maze.core.env.structured_env import StepKey
 from maze.core.episode import Episode, Failure, FailurePlace
-from maze.core.rollout.play import digest_of, sum_rewards
+from maze.core.rollout.play import break_off
 from maze.core.trajectory.columns import (
     LeafColumn,
     Offence,
@@ -86,29 +86,8 @@ class EpisodeChecks:
         failure = min(self._failures(episode), key=lambda found: found.step, default=None)
         if failure is None or (episode.failure and episode.failure.step < failure.step):
             return episode._replace(n_nan=n_nan)
-        step = failure.step
-        rewards, env_times, n_steps = episode.rewards[:step], episode.env_times, episode.n_steps
-        if env_times is None:
-            n_steps = len(rewards)
-        elif step < len(env_times):
-            n_steps, env_times = env_times[step], env_times[:step]
-        columns = {
-            key: _cut(part, step, keep_action=failure.place == "policy")
-            for key, part in episode.columns.items()
-        }
-        return episode._replace(
-            ending="failed",
-            truncated_by="",
-            rewards=rewards,
-            env_times=env_times,
-            n_steps=n_steps,
-            columns=columns,
-            events=[(time, event) for time, event in episode.events if time <= n_steps],
-            digest=digest_of(columns, rewards),
-            episode_return=sum_rewards(rewards.tolist()),
-            n_nan=n_nan,
-            failure=failure,
-        )
+        broken_off = break_off(episode, failure, with_action=failure.place == "policy")
+        return broken_off._replace(n_nan=n_nan)
 
     def _failures(self, episode: Episode) -> Iterator[Failure]:
         for key, part in episode.columns.items():
@@ -154,13 +133,3 @@ def _joined(columns: Sequence[LeafColumn]) -> LeafColumn:
         return columns[0]
     data = b"".join([column.data for column in columns])
     return LeafColumn(columns[0].leaf, sum([column.n for column in columns]), data)
-
-
-def _cut(part: StepColumns, step: int, keep_action: bool) -> StepColumns:
-    """Keep what happened up to and including the observation (or the action on it) of a step."""
-    if part.steps is None:
-        n_observations, n_actions = step + 1, step + keep_action
-    else:
-        n_observations = sum(1 for index in part.steps if index <= step)
-        n_actions = sum(1 for index in part.steps if index < step + keep_action)
-    return part.first(n_observations, n_actions)

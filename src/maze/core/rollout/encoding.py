@@ -104,8 +104,6 @@ class BatchEncoder:
                 episode_return=episode.episode_return,
                 n_steps=episode.n_steps,
                 seconds=episode.seconds,
-                env_seconds=episode.env_seconds,
-                policy_seconds=episode.policy_seconds,
                 attempts=attempts,
                 digest=episode.digest,
                 n_nan=episode.n_nan,

@@ -381,8 +381,6 @@ def _killed(spec: EpisodeSpec, attempts: int, cause: str) -> EpisodeRow:
         episode_return=0.0,
         n_steps=0,
         seconds=0.0,
-        env_seconds=0.0,
-        policy_seconds=0.0,
         attempts=attempts,
         digest="",
         n_nan=0,

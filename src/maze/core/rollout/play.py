@@ -29,6 +29,7 @@ from maze.core.episode import (
     Ending,
     Episode,
     EpisodeSpec,
+    EpisodeTiming,
     Failure,
     FailurePlace,
     TruncatedBy,
@@ -39,6 +40,9 @@ from maze.core.trajectory.columns import SpaceRecorder, StepColumns
 
 AfterStep: TypeAlias = Callable[[StructuredEnv, EpisodeSpec, int], None]
 """Gets the environment, the spec that is played, and the number of sub-steps done."""
+
+TIMED_EVERY = 8
+"""Of so many episodes, one is measured for how its time is split."""
 
 _NUMBER_TYPES = frozenset(
     {
@@ -182,6 +186,8 @@ class Lane:
         clock = perf_counter
         started = clock()
         away = env_seconds = 0.0
+        # Reading the clock three times in each step would cost more than recording the step.
+        is_timed = self._shares_process or spec.index % TIMED_EVERY == 0
         self.policy_seconds = 0.0
         rewards: list[float] = []
         events: list[tuple[int, Event]] = []
@@ -234,14 +240,17 @@ class Lane:
             step, collect_reward = env.step, rewards.append
             while True:
                 place = "policy"
-                before = clock()
+                if is_timed:
+                    before = clock()
                 action = yield observation
                 record_action(action)
                 place = "step"
-                after = clock()
-                away += after - before
+                if is_timed:
+                    after = clock()
+                    away += after - before
                 observation, reward, terminated, truncated, _ = step(action)
-                env_seconds += clock() - after
+                if is_timed:
+                    env_seconds += clock() - after
                 collect_reward(reward)
                 if structured:
                     assert env_times is not None
@@ -292,6 +301,7 @@ class Lane:
             env_seconds=env_seconds,
             away=away,
             started=started,
+            is_timed=is_timed,
         )
 
     def has_to_repeat(self) -> bool:
@@ -320,6 +330,7 @@ class Lane:
         env_seconds: float,
         away: float,
         started: float,
+        is_timed: bool,
     ) -> Episode:
         columns: dict[StepKey, StepColumns] = {}
         if self.env is not None:
@@ -344,16 +355,16 @@ class Lane:
             ending = "terminated"
         else:
             ending, truncated_by = "truncated", "env" if truncated else "runner"
-        if _NUMBER_TYPES.issuperset(map(type, rewards)):
-            reward_column = np.array(rewards, dtype=np.float64)
-        else:
-            failure, reward_column = _reward_failure(rewards)
-            ending, truncated_by = "failed", ""
+        reward_failure: Failure | None = None
+        if not _NUMBER_TYPES.issuperset(map(type, rewards)):
+            reward_failure = _reward_failure(rewards)
+            rewards = rewards[: reward_failure.step] + [0.0] * (len(rewards) - reward_failure.step)
+        reward_column = np.array(rewards, dtype=np.float64)
         policy_seconds = self.policy_seconds if self._shares_process else away
         seconds = perf_counter() - started
         if self._shares_process:
             seconds += policy_seconds - away
-        return Episode(
+        episode = Episode(
             spec=spec,
             episode_id=episode_id(spec),
             ending=ending,
@@ -367,10 +378,48 @@ class Lane:
             digest=digest_of(columns, reward_column),
             episode_return=sum_rewards(rewards),
             seconds=seconds,
-            env_seconds=env_seconds,
-            policy_seconds=policy_seconds,
+            timing=EpisodeTiming(seconds, env_seconds, policy_seconds) if is_timed else None,
             failure=failure,
         )
+        return (
+            episode
+            if reward_failure is None
+            else break_off(episode, reward_failure, with_action=True)
+        )
+
+
+def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episode:
+    """Return the episode without all that came after a failure that was noticed only later.
+
+    Args:
+        episode: was played on.
+        failure: that of which the episode would have ended, after ``failure.step`` steps.
+        with_action: whether the policy had acted once more by then.
+    """
+    step = failure.step
+    rewards, env_times, n_steps = episode.rewards[:step], episode.env_times, step
+    if env_times is not None:
+        n_steps = env_times[step] if step < len(env_times) else episode.n_steps
+        env_times = env_times[:step]
+    columns: dict[StepKey, StepColumns] = {}
+    for key, part in episode.columns.items():
+        columns[key] = part.until(step, with_action=with_action)
+    # Events know their time and not their sub-step: those of an unfinished step are all kept.
+    is_over = n_steps if env_times is None else n_steps + 1
+    events = [(time, event) for time, event in episode.events if time < max(is_over, 1)]
+    return episode._replace(
+        ending="failed",
+        truncated_by="",
+        rewards=rewards,
+        env_times=env_times,
+        n_steps=n_steps,
+        columns=columns,
+        events=events,
+        statistics=measure_events(events) if events else {},
+        digest=digest_of(columns, rewards),
+        episode_return=sum_rewards(rewards.tolist()),
+        failure=failure,
+    )
 
 
 def sum_rewards(rewards: Sequence[float]) -> float:
@@ -395,14 +444,13 @@ def digest_of(columns: dict[StepKey, StepColumns], rewards: NDArray[np.float64])
     return digest.hexdigest()
 
 
-def _reward_failure(rewards: Sequence[Any]) -> tuple[Failure, NDArray[np.float64]]:
-    """Tell of the first reward that is not a number, and return those before it."""
+def _reward_failure(rewards: Sequence[Any]) -> Failure:
+    """Tell of the first reward that is not a number."""
     step, wrong = next(
         (i, reward) for i, reward in enumerate(rewards) if type(reward) not in _NUMBER_TYPES
     )
     message = f"the reward is {_describe(wrong)}, expected a number (float(...) it)"
-    failure = Failure("step", step, "ContractError", message, "", is_contract_violation=True)
-    return failure, np.array(rewards[:step], dtype=np.float64)
+    return Failure("step", step, "ContractError", message, "", is_contract_violation=True)
 
 
 def _check_flags(terminated: Any, truncated: Any) -> None:
@@ -531,10 +579,6 @@ def _play_together(
                 [turn.memory for turn in playing],
                 deterministic,
             )
-            if len(actions) != len(playing):
-                raise ContractError(
-                    f"act_batch returned {len(actions)} actions for {len(playing)} observations"
-                )
         except (Exception, SystemExit):
             # One of them is to blame, and the others must not suffer. Played again from their
             # seeds, each alone, exactly those fail that have to.
@@ -545,6 +589,11 @@ def _play_together(
                 free.append(turn.lane)
             playing = []
             continue
+        if len(actions) != len(playing):
+            raise ContractError(
+                f"act_batch of {type(policy).__name__} returned {len(actions)} actions for"
+                f" {len(playing)} observations"
+            )
         share = (perf_counter() - before) / len(playing)
         going_on: list[_Turn] = []
         for turn, action in zip(playing, actions, strict=True):

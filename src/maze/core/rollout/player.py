@@ -160,6 +160,7 @@ class Player:
                 self._encoder.flush(),
                 warnings=self._warnings(),
                 encoding_seconds=perf_counter() - started,
+                timings=tuple(episode.timing for episode in ended if episode.timing is not None),
             )
         self._is_interrupted = self._is_interrupted or bool(interrupts)
         return batch

@@ -51,6 +51,8 @@ class LedgerSink(Sink):
             self._journal = (self._directory / JOURNAL_FILE).open("x", encoding="utf-8")
             _write_config(self._directory / CONFIG_FILE, self._config, self._command)
         except FileExistsError:
+            if not self._directory.is_dir():
+                raise OutputError(f"cannot write into {self._directory}: it is a file") from None
             raise OutputError(
                 f"{self._directory} holds a run already. Choose another directory"
                 " (hydra.run.dir=... or output_dir=...)"
@@ -104,7 +106,7 @@ def read_journal(path: Path) -> Iterator[dict[str, Sequence[Any]]]:
                 return
             columns = json.loads(line)
             if columns.pop("has_odd_numbers", False):
-                for name in ("episode_return", "seconds", "env_seconds", "policy_seconds"):
+                for name in ("episode_return", "seconds"):
                     columns[name] = [float(value) for value in columns[name]]
                 columns["statistics"] = [
                     {name: float(value) for name, value in statistics.items()}

@@ -39,8 +39,6 @@ class RunStatistics:
     """Structured steps of all episodes, the failed ones' included."""
     seconds: float
     """Sum of the times spent on the episodes, without waiting for those beside them."""
-    env_seconds: float
-    policy_seconds: float
     encoding_seconds: float
     """Time spent on checking and encoding batches of episodes."""
 
@@ -50,8 +48,7 @@ class RunStatistics:
         self.n_nan = 0
         self.n_steps = 0
         self.seconds = 0.0
-        self.env_seconds = 0.0
-        self.policy_seconds = 0.0
+        self._timed_seconds = self._env_seconds = self._policy_seconds = 0.0
         self.encoding_seconds = 0.0
         self._returns = array("d")
         self._step_counts = array("d")
@@ -63,6 +60,10 @@ class RunStatistics:
         """Take in the episodes of a batch. Each episode is to be added once."""
         self.add_rows(batch.rows)
         self.encoding_seconds += batch.encoding_seconds
+        for seconds, env_seconds, policy_seconds in batch.timings:
+            self._timed_seconds += seconds
+            self._env_seconds += env_seconds
+            self._policy_seconds += policy_seconds
 
     def add_rows(self, rows: Iterable[EpisodeRow]) -> None:
         """Take in episodes by their rows, such as those of a table that was read back."""
@@ -77,8 +78,6 @@ class RunStatistics:
             self.n_steps += row.n_steps
             self.n_nan += row.n_nan
             self.seconds += row.seconds
-            self.env_seconds += row.env_seconds
-            self.policy_seconds += row.policy_seconds
             if row.truncated_by == "runner":
                 self.n_truncated_by_runner += 1
         played = [row for row in rows if row.ending != "failed"] if failed else rows
@@ -121,15 +120,15 @@ class RunStatistics:
     def time_split(self) -> dict[str, float]:
         """Split time into the ``environment``'s, the ``policy``'s and ``recording``.
 
+        Estimated from the episodes in which it was measured.
+
         Returns:
             Seconds. ``recording`` is all that is left, the episode loop included.
         """
-        busy_seconds = self.seconds + self.encoding_seconds
-        return {
-            "environment": self.env_seconds,
-            "policy": self.policy_seconds,
-            "recording": max(0.0, busy_seconds - self.env_seconds - self.policy_seconds),
-        }
+        scale = self.seconds / self._timed_seconds if self._timed_seconds else 0.0
+        environment, policy = self._env_seconds * scale, self._policy_seconds * scale
+        rest = self.seconds + self.encoding_seconds - environment - policy
+        return {"environment": environment, "policy": policy, "recording": max(0.0, rest)}
 
 
 def _is_count(name: str) -> bool:

@@ -102,6 +102,14 @@ class StepColumns(NamedTuple):
             agent_ids=None if self.agent_ids is None else self.agent_ids[:n_observations],
         )
 
+    def until(self, step: int, *, with_action: bool) -> StepColumns:
+        """Return the columns cut after the observation (and the action on it) of a sub-step."""
+        if self.steps is None:
+            return self.first(step + 1, step + with_action)
+        n_observations = sum(1 for index in self.steps if index <= step)
+        n_actions = sum(1 for index in self.steps if index < step + with_action)
+        return self.first(n_observations, n_actions)
+
 
 class Offence(NamedTuple):
     """The first value of a column that does not belong there."""

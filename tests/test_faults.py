@@ -1,0 +1,532 @@
+"""What goes wrong in environments, policies and processes, and what is left of the run then.
+
+The rule: a run ends by itself, within a bound, and tells the truth; every episode that was
+finished is kept, those that are not to blame are as in an undisturbed run, and no process stays.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import numpy as np
+import psutil
+import pytest
+
+import maze
+from maze.core.agent.policy import StructuredPolicy
+from maze.core.errors import ConfigError, OutputError, RunStoppedError
+from maze.core.trajectory.trajectory import StepsStream
+from tests.envs import (
+    RESET,
+    FailsToBuildEnv,
+    FaultyEnv,
+    RegistersProcessEnv,
+    TwoStepEnv,
+    WaitToBeKilled,
+    WalkEnv,
+    exit_process,
+    exit_python,
+    kill_process,
+    raise_error,
+    raise_error_that_cannot_be_shown,
+    raise_error_with_odd_constructor,
+    raise_local_error,
+    segfault,
+)
+from tests.runs import (
+    EVERYWHERE,
+    HERE,
+    RUNNERS,
+    WORKERS,
+    WORKERS_LANES,
+    assert_equal,
+    content,
+    is_same,
+    numbered,
+    open_run,
+    parallel,
+    plain,
+    sequential,
+)
+
+N = 12
+everywhere = pytest.mark.parametrize("where", EVERYWHERE, ids=str)
+in_both_runners = pytest.mark.parametrize("where", RUNNERS, ids=str)
+in_workers = pytest.mark.parametrize("where", [WORKERS, WORKERS_LANES], ids=str)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    sequential(output_dir=directory).run_with(WalkEnv, seeding=numbered(N))
+    return content(directory)
+
+
+def assert_only_these_failed(result, expected, failed):
+    """All others have to be as they were in the undisturbed run."""
+    found = content(result.output_directory)
+    assert [row["episode_index"] for row in found.rows] == list(range(N))
+    assert {row["episode_index"] for row in found.rows if row["ending"] == "failed"} == failed
+    for row, expected_row in zip(found.rows, expected.rows, strict=True):
+        index = row["episode_index"]
+        if index not in failed:
+            assert row == expected_row
+            assert is_same(found.trajectories[index], expected.trajectories[index])
+    assert result.endings["failed"] == len(failed)
+    assert result.request_met == (not failed)
+
+
+# Exceptions.
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (RESET, "reset: ValueError: the pole broke"),
+        (0, "step 0: ValueError: the pole broke"),
+        (2, "step 2: ValueError: the pole broke"),
+        (4, "step 4: ValueError: the pole broke"),  # the last one
+    ],
+    ids=["reset", "first", "middle", "last"],
+)
+def test_an_error_in_the_environment_fails_exactly_its_episodes(
+    where, step, error, undisturbed, tmp_path
+):
+    env = partial(FaultyEnv, raise_error, {0, 5, 11}, step)
+    result = where.runner(output_dir=tmp_path).run_with(env, seeding=numbered(N))
+    assert_only_these_failed(result, undisturbed, {0, 5, 11})
+    n_steps = max(step, 0)
+    for row in result.failures:
+        assert row.error == error
+        assert row.n_steps == n_steps
+        assert row.failure.traceback.endswith("ValueError: the pole broke\n")
+        assert "raise_error" in row.failure.traceback
+
+
+@everywhere
+@pytest.mark.parametrize("step", [0, 3])
+def test_the_steps_before_the_error_are_kept(where, step, undisturbed, tmp_path):
+    env = partial(FaultyEnv, raise_error, {5}, step)
+    result = where.runner(output_dir=tmp_path).run_with(env, seeding=numbered(N))
+    kept, whole = (
+        found[5][0] for found in (content(tmp_path).trajectories, undisturbed.trajectories)
+    )
+    (observations, actions, rewards, *_), (all_observations, all_actions, all_rewards, *_) = (
+        kept,
+        whole,
+    )
+    # The action that led to the error is kept too.
+    assert is_same(observations["observation"], all_observations["observation"][: step + 1])
+    assert is_same(actions["action"], all_actions["action"][: step + 1])
+    assert is_same(rewards, all_rewards[:step])
+    trajectory = open_run(result).trajectory(5)
+    assert (trajectory.terminated, trajectory.truncated) == (False, False)
+
+
+def test_an_episode_that_fails_in_reset_has_no_trajectory_and_that_is_said(tmp_path):
+    env = partial(FaultyEnv, raise_error, {1}, RESET)
+    result = sequential(n_episodes=3, output_dir=tmp_path).run_with(env, seeding=numbered(3))
+    assert [trajectory.episode_index for trajectory in open_run(result)] == [0, 2]
+    with pytest.raises(OutputError, match="it failed before its first observation"):
+        open_run(result).trajectory(1)
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (exit_python, "step 2: SystemExit: no licence"),
+        (raise_error_with_odd_constructor, "step 2: TakesTwoArgumentsError: one and two"),
+        (raise_local_error, "step 2: LocalError: "),
+        (raise_error_that_cannot_be_shown, "step 2: SpeechlessError: "),
+    ],
+    ids=["SystemExit", "odd constructor", "not picklable", "no words"],
+)
+def test_whatever_is_raised_is_told_as_text(where, fault, error, undisturbed, tmp_path):
+    env = partial(FaultyEnv, fault, {5})
+    result = where.runner(output_dir=tmp_path).run_with(env, seeding=numbered(N))
+    assert_only_these_failed(result, undisturbed, {5})
+    (row,) = result.failures
+    assert row.error.startswith(error)
+    assert fault.__name__ in row.failure.traceback
+
+
+class FailingPolicy(StructuredPolicy):
+    """Plays the undisturbed run's random actions, and fails where some episodes start."""
+
+    def __init__(self, first_numbers, when):
+        self.first_numbers, self.when = first_numbers, when
+        self.policy = None
+
+    def start_episode(self, seed):
+        from maze.core.agent.random_policy import RandomPolicy
+        from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
+
+        self.policy = self.policy or RandomPolicy(GymMazeEnv(WalkEnv()).action_spaces)
+        return {"actions": self.policy.start_episode(seed), "seen": []}
+
+    def act(self, observation, actor, memory, deterministic):
+        seen = memory["seen"]
+        seen.append(float(observation["observation"][0]))
+        if len(seen) == self.when + 1 and seen[0] in self.first_numbers:
+            raise ValueError("no idea what to do")
+        return self.policy.act(observation, actor, memory["actions"], deterministic)
+
+
+@everywhere
+@pytest.mark.parametrize("when", [0, 2, 4])
+def test_a_policy_that_fails_takes_no_other_episode_of_its_batch_with_it(
+    where, when, undisturbed, tmp_path
+):
+    bad = {3, 4, 10}
+    policy = FailingPolicy({float(WalkEnv().reset(seed=i)[0][0]) for i in bad}, when)
+    result = where.runner(output_dir=tmp_path).run_with(WalkEnv, policy, seeding=numbered(N))
+    assert_only_these_failed(result, undisturbed, bad)
+    for row in result.failures:
+        assert row.error == f"policy {when}: ValueError: no idea what to do"
+        assert row.n_steps == when
+        assert "in act" in row.failure.traceback
+
+
+@pytest.mark.parametrize("where", [HERE, WORKERS], ids=str)
+def test_in_a_structured_episode_too_the_steps_before_the_error_are_kept(where, tmp_path):
+    result = where.runner(n_episodes=4, output_dir=tmp_path).run_with(
+        TwoStepEnv, FailsThirdTime(), seeding=numbered(4)
+    )
+    assert result.endings["failed"] == 4
+    for row in result.episodes:
+        assert row.error == "policy 3: RuntimeError: the third placement"
+        assert row.n_steps == 1
+        parts = open_run(result).trajectory(row.episode_index).by_step_key
+        assert (len(parts["select"].observations["sizes"]), len(parts["select"].rewards)) == (2, 2)
+        assert (len(parts["place"].observations["size"]), len(parts["place"].rewards)) == (2, 1)
+    assert len(open_run(result).events("Placed")) == 4
+
+
+class FailsThirdTime(StructuredPolicy):
+    """Fails at the second placement, the fourth sub-step."""
+
+    def start_episode(self, seed):
+        return []
+
+    def act(self, observation, actor, memory, deterministic):
+        memory.append(actor)
+        if len(memory) == 4:
+            raise RuntimeError("the third placement")
+        if actor.step_key == "select":
+            return {"piece": 1}
+        return {"position": np.zeros(2, np.float32), "rotation": 0}
+
+
+# Construction.
+
+
+@pytest.mark.parametrize("fault", [raise_error, exit_python], ids=["error", "exit"])
+@in_both_runners
+def test_an_environment_that_cannot_be_built_is_told_before_anything_is_played(where, fault):
+    def build():
+        fault()
+
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"cannot be built: .*(pole broke|no licence)"):
+        where.runner(record_trajectory=False, record_event_logs=False).run_with(build)
+    assert time.monotonic() - started < 10
+
+
+def test_so_is_one_that_kills_its_process():
+    started = time.monotonic()
+    with pytest.raises(RunStoppedError, match=r"workers died .*exited with code 3"):
+        parallel(record_trajectory=False, record_event_logs=False).run_with(exit_process)
+    assert time.monotonic() - started < 20
+
+
+@in_both_runners
+def test_an_environment_that_cannot_be_built_a_second_time_fails_one_more_episode(
+    where, undisturbed, tmp_path
+):
+    # The broken environment is thrown away, making the next one fails once, then it works again.
+    FailsToBuildEnv.n_built = 0
+    runner = where.runner(output_dir=tmp_path, **({"n_processes": 1} if where != HERE else {}))
+    result = runner.run_with(partial(FailsToBuildEnv, {4}), seeding=numbered(N))
+    assert_only_these_failed(result, undisturbed, {4, 5})
+    assert [row.error for row in result.failures] == [
+        "step 0: ValueError: connection lost",
+        "construction: ValueError: the port is still taken",
+    ]
+
+
+# Processes that die.
+
+
+@contextlib.contextmanager
+def in_background(function):
+    """Run a function in a thread, and hand on what it raises."""
+    errors = []
+
+    def run():
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join(timeout=30)
+    assert not errors
+    assert not thread.is_alive()
+
+
+def wait_for(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+    return found
+
+
+def process_waiting_in(directory):
+    file = directory / "waiting"
+    return int(file.read_text() or 0) if file.exists() else 0
+
+
+@in_workers
+@pytest.mark.parametrize("step", [RESET, 2])
+def test_the_episodes_of_a_killed_worker_are_played_again(where, step, undisturbed, tmp_path):
+    env = partial(FaultyEnv, WaitToBeKilled(tmp_path), {5}, step)
+
+    def kill():
+        os.kill(wait_for(lambda: process_waiting_in(tmp_path)), signal.SIGKILL)
+
+    with in_background(kill):
+        runner = where.runner(output_dir=tmp_path / "run")
+        result = runner.run_with(env, seeding=numbered(N))
+    assert_equal(content(tmp_path / "run"), undisturbed)
+    attempts = {row.episode_index: row.attempts for row in result.episodes}
+    assert attempts[5] == 2
+    assert set(attempts.values()) <= {1, 2}
+    if where.n_lanes == 1:
+        assert sum(attempts.values()) == N + 1
+    assert result.request_met
+
+
+@in_workers
+def test_killing_all_workers_at_once_changes_nothing_either(where, undisturbed, tmp_path):
+    env = partial(RegistersProcessEnv, tmp_path, {5})
+
+    def kill():
+        wait_for(lambda: process_waiting_in(tmp_path))
+        for file in wait_for(lambda: len(found := list(tmp_path.glob("process_*"))) >= 2 and found):
+            os.kill(int(file.name.removeprefix("process_")), signal.SIGKILL)
+
+    with in_background(kill):
+        runner = where.runner(output_dir=tmp_path / "run")
+        result = runner.run_with(env, seeding=numbered(N))
+    assert_equal(content(tmp_path / "run"), undisturbed)
+    assert result.request_met
+
+
+@in_workers
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (exit_process, "exited with code 3"),
+        (kill_process, "was killed by SIGKILL"),
+        (segfault, "was killed by SIGSEGV"),
+    ],
+    ids=["exit", "kill", "segfault"],
+)
+def test_an_episode_that_kills_its_process_fails_alone(where, fault, cause, undisturbed, tmp_path):
+    env = partial(FaultyEnv, fault, {0, 5})
+    runner = where.runner(max_attempts=2, output_dir=tmp_path)
+    result = runner.run_with(env, seeding=numbered(N))
+    assert_only_these_failed(result, undisturbed, {0, 5})
+    for row in result.failures:
+        assert row.error == (
+            f"worker: WorkerDied: the process that played it {cause}; it was started 2 times"
+        )
+        assert row.attempts == 2
+
+
+def test_a_worker_that_cannot_be_replaced_ends_the_run_and_keeps_what_was_finished(tmp_path):
+    env = partial(NoSecondWorkerEnv, tmp_path)
+    with pytest.raises((ConfigError, RunStoppedError), match="only one may run"):
+        parallel(n_processes=1, output_dir=tmp_path / "run").run_with(env, seeding=numbered(N))
+    run = maze.load(tmp_path / "run")
+    assert [row.ending for row in run.table] == len(run) * ["terminated"]
+
+
+class NoSecondWorkerEnv(FaultyEnv):
+    def __init__(self, directory):
+        super().__init__(kill_process, {8})
+        try:
+            (directory / "lock").touch(exist_ok=False)
+        except FileExistsError:
+            raise ValueError("only one may run") from None
+
+
+# The whole command.
+
+
+@contextlib.contextmanager
+def maze_run(directory, *options):
+    """Start a run that would take minutes, wait until it has written, and clean up in the end."""
+    command = [
+        *(sys.executable, "-m", "maze.cli.maze_run", "env=gym_env", f"hydra.run.dir={directory}"),
+        *("runner.n_episodes=1000000", *options),
+    ]
+    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        journal = directory / "journal.jsonl"
+        wait_for(lambda: process.poll() is not None or has_lines(journal, 2))
+        assert process.poll() is None, process.communicate()
+        yield process
+    finally:
+        for one in [*processes_below(process), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.communicate()
+
+
+def has_lines(path, n):
+    return path.exists() and path.read_bytes().count(b"\n") >= n
+
+
+def processes_below(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def is_running(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def assert_journal_and_trajectories_agree(directory):
+    """Whatever the journal lists is there, whole."""
+    run = maze.load(directory)
+    rows = list(run.table)
+    assert rows
+    by_index = {trajectory.episode_index: trajectory for trajectory in run}
+    for row in rows:
+        trajectory = by_index[row.episode_index]
+        assert len(trajectory) == row.n_steps
+        assert trajectory.rewards.sum() == row.episode_return
+    return rows
+
+
+RUNNER_OPTIONS = {
+    "sequential": ["runner=sequential"],
+    "parallel": ["runner.n_processes=2"],
+    "lanes": ["runner.n_processes=2", "runner.n_lanes=4"],
+}
+
+
+@pytest.mark.parametrize("options", RUNNER_OPTIONS.values(), ids=RUNNER_OPTIONS)
+def test_ctrl_c_ends_the_command_soon_with_all_that_was_finished(options, tmp_path):
+    with maze_run(tmp_path / "run", *options) as process:
+        below = processes_below(process)
+        # As a terminal does it: to the whole group of processes below it, workers included.
+        for one in [process, *below]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=10)
+        wait_for(lambda: not any(map(is_running, below)), seconds=5)
+    assert process.returncode == 130, errors
+    assert "interrupted" in output
+    assert "Traceback" not in output + errors
+    rows = assert_journal_and_trajectories_agree(tmp_path / "run")
+    assert f"{len(rows):,} of 1,000,000 episodes" in output
+    statistics = json.loads((tmp_path / "run" / "statistics.json").read_text())
+    assert statistics["n_episodes"] == len(rows)
+    assert statistics["run"]["interrupted"] is True
+    assert statistics["run"]["request_met"] is False
+
+
+@pytest.mark.parametrize("options", RUNNER_OPTIONS.values(), ids=RUNNER_OPTIONS)
+def test_killing_the_command_leaves_no_process_and_a_readable_directory(options, tmp_path):
+    with maze_run(tmp_path / "run", *options) as process:
+        below = processes_below(process)
+        process.kill()
+        process.wait(timeout=5)
+        wait_for(lambda: not any(map(is_running, below)), seconds=5)
+    assert_journal_and_trajectories_agree(tmp_path / "run")
+
+
+def test_sigterm_leaves_no_process_and_a_readable_directory(tmp_path):
+    with maze_run(tmp_path / "run", "runner.n_processes=2") as process:
+        below = processes_below(process)
+        process.terminate()
+        process.wait(timeout=10)
+        wait_for(lambda: not any(map(is_running, below)), seconds=5)
+    assert_journal_and_trajectories_agree(tmp_path / "run")
+
+
+# Files that were not finished.
+
+
+@pytest.fixture(scope="module")
+def in_batches(tmp_path_factory):
+    """A run in several batches: one ends with each failed episode."""
+    directory = tmp_path_factory.mktemp("in_batches") / "run"
+    env = partial(FaultyEnv, raise_error, {2, 5, 8})
+    sequential(output_dir=directory).run_with(env, seeding=numbered(N))
+    return directory
+
+
+def test_a_trajectory_file_that_was_cut_off_gives_all_whole_batches(in_batches, tmp_path):
+    whole = (in_batches / "trajectory_data" / "steps_0.arrow").read_bytes()
+    expected = {t.episode_index: plain(t) for t in maze.load(in_batches)}
+    path = tmp_path / "steps_0.arrow"
+    found_sets = []
+    for size in [*range(0, len(whole), 97), len(whole)]:
+        path.write_bytes(whole[:size])
+        try:
+            stream = StepsStream(path)
+        except OutputError:
+            found_sets.append(set())
+            continue
+        found = stream.episode_indices()
+        found_sets.append(set(found))
+        for index in found:
+            steps, key = stream.steps(index), stream.step_key
+            assert steps is not None
+            assert is_same(
+                [steps.observations, steps.actions, steps.rewards], expected[index][key][:3]
+            )
+    batches = [set(), set(range(3)), set(range(6)), set(range(9)), set(range(N))]
+    assert sorted({frozenset(found) for found in found_sets}, key=len) == batches
+    assert found_sets == sorted(found_sets, key=len)
+
+
+def test_a_journal_with_half_a_line_gives_the_lines_before_it(in_batches, tmp_path):
+    whole = (in_batches / "journal.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert len(lines) == 4
+    for n_whole_lines, half in (
+        (3, lines[3][:50]),
+        (3, lines[3][:-1]),
+        (0, lines[0][:10]),
+        (2, b""),
+    ):
+        directory = tmp_path / f"{n_whole_lines}_{len(half)}"
+        directory.mkdir()
+        (directory / "journal.jsonl").write_bytes(b"".join(lines[:n_whole_lines]) + half)
+        run = maze.load(directory)
+        assert [row.episode_index for row in run.table] == list(range(3 * n_whole_lines))
+        assert run.statistics == {}
+
+
+def test_a_directory_is_readable_while_the_run_goes_on(tmp_path):
+    with maze_run(tmp_path / "run", "runner.n_processes=2"):
+        first = assert_journal_and_trajectories_agree(tmp_path / "run")
+        wait_for(lambda: len(maze.load(tmp_path / "run")) > len(first))
