@@ -37,9 +37,9 @@ $(VENV)/python.stamp:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-# The core, and what is needed for rendering, so that every command of the first page works.
+# The core, and what is needed for pictures and tables, so that every first command works.
 $(VENV)/run.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
-	$(INSTALL) -e ".[render]"
+	$(INSTALL) -e ".[render,pandas]"
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt

@@ -48,7 +48,7 @@ class Where:
         options = {"n_lanes": self.n_lanes, **options}
         if not self.n_processes:
             return sequential(**options)
-        return parallel(n_processes=self.n_processes, **options)
+        return parallel(**{"n_processes": self.n_processes, **options})
 
     def __str__(self) -> str:
         return f"{self.n_processes or 'no'}_processes_{self.n_lanes}_lanes"

@@ -99,10 +99,9 @@ def run(
     return finished
 
 
-def run_page(page: str, name: str, directory: Path) -> int:
-    """Run the blocks of a page; return how many things were run."""
+def run_page(page: str, name: str, directory: Path) -> None:
+    """Run the blocks of a page."""
     names: dict[str, Any] = {"__name__": "documentation"}
-    n_run = 0
     for block in blocks(page, name):
         if block.path:
             path = directory / block.path
@@ -110,7 +109,6 @@ def run_page(page: str, name: str, directory: Path) -> int:
             path.write_text(block.text, encoding="utf-8")
         elif block.language == "python":
             exec(compile(block.text, block.place, "exec", dont_inherit=True), names)
-            n_run += 1
         elif block.language in ("bash", "console"):
             for command in commands(block):
                 arguments = shlex.split(command)[1:]
@@ -119,11 +117,9 @@ def run_page(page: str, name: str, directory: Path) -> int:
                 except AssertionError as error:
                     error.add_note(f"{block.place}: {command}")
                     raise
-                n_run += 1
         else:
             shown = [line for line in block.text.splitlines() if re.match(r"(\$ )?maze-run ", line)]
             assert not shown, f"{block.place} shows a command, and is not marked as bash or console"
-    return n_run
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -12,7 +12,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,8 +23,12 @@ import pytest
 
 import maze
 from maze.core.agent.policy import StructuredPolicy
+from maze.core.agent.random_policy import RandomPolicy
+from maze.core.episode import EpisodeRow
 from maze.core.errors import ConfigError, OutputError, RunStoppedError
+from maze.core.rollout.result import RolloutResult
 from maze.core.trajectory.trajectory import StepsStream
+from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
 from tests.envs import (
     RESET,
     FailsToBuildEnv,
@@ -45,6 +52,7 @@ from tests.runs import (
     RUNNERS,
     WORKERS,
     WORKERS_LANES,
+    Content,
     assert_equal,
     content,
     is_same,
@@ -68,8 +76,9 @@ def undisturbed(tmp_path_factory):
     return content(directory)
 
 
-def assert_only_these_failed(result, expected, failed):
+def assert_only_these_failed(result: RolloutResult, expected: Content, failed: set[int]) -> None:
     """All others have to be as they were in the undisturbed run."""
+    assert result.output_directory is not None
     found = content(result.output_directory)
     assert [row["episode_index"] for row in found.rows] == list(range(N))
     assert {row["episode_index"] for row in found.rows if row["ending"] == "failed"} == failed
@@ -90,9 +99,9 @@ def assert_only_these_failed(result, expected, failed):
     ("step", "error"),
     [
         (RESET, "reset: ValueError: the pole broke"),
-        (0, "step 0: ValueError: the pole broke"),
-        (2, "step 2: ValueError: the pole broke"),
-        (4, "step 4: ValueError: the pole broke"),  # the last one
+        (0, "environment after 0 steps: ValueError: the pole broke"),
+        (2, "environment after 2 steps: ValueError: the pole broke"),
+        (4, "environment after 4 steps: ValueError: the pole broke"),  # the last one
     ],
     ids=["reset", "first", "middle", "last"],
 )
@@ -142,10 +151,13 @@ def test_an_episode_that_fails_in_reset_has_no_trajectory_and_that_is_said(tmp_p
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        (exit_python, "step 2: SystemExit: no licence"),
-        (raise_error_with_odd_constructor, "step 2: TakesTwoArgumentsError: one and two"),
-        (raise_local_error, "step 2: LocalError: "),
-        (raise_error_that_cannot_be_shown, "step 2: SpeechlessError: "),
+        (exit_python, "environment after 2 steps: SystemExit: no licence"),
+        (
+            raise_error_with_odd_constructor,
+            "environment after 2 steps: TakesTwoArgumentsError: one and two",
+        ),
+        (raise_local_error, "environment after 2 steps: LocalError: "),
+        (raise_error_that_cannot_be_shown, "environment after 2 steps: SpeechlessError: "),
     ],
     ids=["SystemExit", "odd constructor", "not picklable", "no words"],
 )
@@ -161,15 +173,11 @@ def test_whatever_is_raised_is_told_as_text(where, fault, error, undisturbed, tm
 class FailingPolicy(StructuredPolicy):
     """Plays the undisturbed run's random actions, and fails where some episodes start."""
 
-    def __init__(self, first_numbers, when):
+    def __init__(self, first_numbers: set[float], when: int) -> None:
         self.first_numbers, self.when = first_numbers, when
-        self.policy = None
+        self.policy = RandomPolicy(GymMazeEnv(WalkEnv()).action_spaces)
 
     def start_episode(self, seed):
-        from maze.core.agent.random_policy import RandomPolicy
-        from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
-
-        self.policy = self.policy or RandomPolicy(GymMazeEnv(WalkEnv()).action_spaces)
         return {"actions": self.policy.start_episode(seed), "seen": []}
 
     def act(self, observation, actor, memory, deterministic):
@@ -190,7 +198,7 @@ def test_a_policy_that_fails_takes_no_other_episode_of_its_batch_with_it(
     result = where.runner(output_dir=tmp_path).run_with(WalkEnv, policy, seeding=numbered(N))
     assert_only_these_failed(result, undisturbed, bad)
     for row in result.failures:
-        assert row.error == f"policy {when}: ValueError: no idea what to do"
+        assert row.error == f"policy after {when} steps: ValueError: no idea what to do"
         assert row.n_steps == when
         assert "in act" in row.failure.traceback
 
@@ -202,7 +210,7 @@ def test_in_a_structured_episode_too_the_steps_before_the_error_are_kept(where, 
     )
     assert result.endings["failed"] == 4
     for row in result.episodes:
-        assert row.error == "policy 3: RuntimeError: the third placement"
+        assert row.error == "policy after 3 steps: RuntimeError: the third placement"
         assert row.n_steps == 1
         parts = open_run(result).trajectory(row.episode_index).by_step_key
         assert (len(parts["select"].observations["sizes"]), len(parts["select"].rewards)) == (2, 2)
@@ -257,7 +265,7 @@ def test_an_environment_that_cannot_be_built_a_second_time_fails_one_more_episod
     result = runner.run_with(partial(FailsToBuildEnv, {4}), seeding=numbered(N))
     assert_only_these_failed(result, undisturbed, {4, 5})
     assert [row.error for row in result.failures] == [
-        "step 0: ValueError: connection lost",
+        "environment after 0 steps: ValueError: connection lost",
         "construction: ValueError: the port is still taken",
     ]
 
@@ -266,11 +274,11 @@ def test_an_environment_that_cannot_be_built_a_second_time_fails_one_more_episod
 
 
 @contextlib.contextmanager
-def in_background(function):
+def in_background(function: Callable[[], None]) -> Iterator[None]:
     """Run a function in a thread, and hand on what it raises."""
-    errors = []
+    errors: list[BaseException] = []
 
-    def run():
+    def run() -> None:
         try:
             function()
         except BaseException as error:
@@ -284,7 +292,7 @@ def in_background(function):
     assert not thread.is_alive()
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen"
@@ -292,7 +300,7 @@ def wait_for(condition, seconds=30.0):
     return found
 
 
-def process_waiting_in(directory):
+def process_waiting_in(directory: Path) -> int:
     file = directory / "waiting"
     return int(file.read_text() or 0) if file.exists() else 0
 
@@ -376,7 +384,7 @@ class NoSecondWorkerEnv(FaultyEnv):
 
 
 @contextlib.contextmanager
-def maze_run(directory, *options):
+def maze_run(directory: Path, *options: str) -> Iterator[psutil.Popen]:
     """Start a run that would take minutes, wait until it has written, and clean up in the end."""
     command = [
         *(sys.executable, "-m", "maze.cli.maze_run", "env=gym_env", f"hydra.run.dir={directory}"),
@@ -395,23 +403,23 @@ def maze_run(directory, *options):
         process.communicate()
 
 
-def has_lines(path, n):
+def has_lines(path: Path, n: int) -> bool:
     return path.exists() and path.read_bytes().count(b"\n") >= n
 
 
-def processes_below(process):
+def processes_below(process: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.children(recursive=True)
     return []
 
 
-def is_running(process):
+def is_running(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def assert_journal_and_trajectories_agree(directory):
+def assert_journal_and_trajectories_agree(directory: Path) -> list[EpisodeRow]:
     """Whatever the journal lists is there, whole."""
     run = maze.load(directory)
     rows = list(run.table)
@@ -487,7 +495,7 @@ def test_a_trajectory_file_that_was_cut_off_gives_all_whole_batches(in_batches, 
     whole = (in_batches / "trajectory_data" / "steps_0.arrow").read_bytes()
     expected = {t.episode_index: plain(t) for t in maze.load(in_batches)}
     path = tmp_path / "steps_0.arrow"
-    found_sets = []
+    found_sets: list[set[int]] = []
     for size in [*range(0, len(whole), 97), len(whole)]:
         path.write_bytes(whole[:size])
         try:
@@ -503,7 +511,7 @@ def test_a_trajectory_file_that_was_cut_off_gives_all_whole_batches(in_batches, 
             assert is_same(
                 [steps.observations, steps.actions, steps.rewards], expected[index][key][:3]
             )
-    batches = [set(), set(range(3)), set(range(6)), set(range(9)), set(range(N))]
+    batches: list[set[int]] = [set(), set(range(3)), set(range(6)), set(range(9)), set(range(N))]
     assert sorted({frozenset(found) for found in found_sets}, key=len) == batches
     assert found_sets == sorted(found_sets, key=len)
 

@@ -6,7 +6,9 @@ import os
 import random
 import sys
 import threading
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from maze.core.env.structured_env import ActorID
 from maze.core.errors import ConfigError
+from maze.core.rollout.result import RolloutResult
 from maze.core.seeding import Seeding
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
 from tests.envs import (
@@ -178,7 +181,7 @@ def test_failed_episodes_are_counted_apart_and_never_averaged_in(where):
 # Law 4: a run leaves nothing behind in the process.
 
 
-def process_state():
+def process_state() -> dict[str, Any]:
     return {
         "random": random.getstate(),
         "numpy.random": repr(np.random.get_state(legacy=False)),
@@ -193,8 +196,8 @@ def process_state():
     }
 
 
-def workers():
-    """Command lines of the processes below this one that play: the fork server's children."""
+def workers() -> list[psutil.Process]:
+    """The processes below this one that play: the fork server's children."""
     me = psutil.Process()
     servers = me.children()
     return [p for p in me.children(recursive=True) if p not in servers]
@@ -295,7 +298,7 @@ def test_an_episode_replayed_from_its_seed_and_actions_is_the_same(name, where, 
     assert_replayable(gym.make(name), result)
 
 
-def assert_replayable(env, result):
+def assert_replayable(env: gym.Env[Any, Any], result: RolloutResult) -> None:
     run = open_run(result)
     for row in result.episodes:
         trajectory = run.trajectory(row.episode_index)
@@ -319,10 +322,13 @@ def test_an_env_that_reuses_its_observation_buffer_is_recorded_as_it_was(where, 
         assert trajectory.rewards.tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
-def boxes(dtypes=("float16", "float32", "float64", "uint8", "int8", "int16", "int64", "bool")):
+DTYPES = ("float16", "float32", "float64", "uint8", "int8", "int16", "int64", "bool")
+
+
+def boxes(dtypes: Sequence[str] = DTYPES) -> st.SearchStrategy[spaces.Space[Any]]:
     shapes = st.lists(st.integers(1, 3), max_size=3).map(tuple)
 
-    def box(dtype, shape, bounds):
+    def box(dtype: str, shape: tuple[int, ...], bounds: tuple[int, int]) -> spaces.Box:
         low, high = (0, 1) if dtype == "bool" else bounds
         return spaces.Box(low, high, shape, np.dtype(dtype).type)
 
@@ -347,7 +353,7 @@ discretes = st.builds(
 multi_discretes = st.sampled_from(
     [
         spaces.MultiDiscrete([2, 3]),
-        spaces.MultiDiscrete([[2, 3], [4, 5]]),
+        spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
         spaces.MultiDiscrete([3, 3], start=[-1, 5]),
         spaces.MultiDiscrete([2, 2], dtype=np.int8),
     ]
@@ -370,7 +376,9 @@ graphs = st.sampled_from(
 keys = st.text("ab.:/ä ", min_size=1, max_size=4)
 
 
-def composed(children):
+def composed(
+    children: st.SearchStrategy[spaces.Space[Any]],
+) -> st.SearchStrategy[spaces.Space[Any]]:
     dicts = st.dictionaries(keys, children, min_size=1, max_size=3).map(spaces.Dict)
     tuples = st.lists(children, min_size=1, max_size=3).map(spaces.Tuple)
     one_of = st.lists(children, min_size=1, max_size=3).map(spaces.OneOf)
@@ -380,12 +388,12 @@ def composed(children):
     return dicts | tuples | one_of | sequences
 
 
-def some_spaces():
-    plain = boxes() | discretes | multi_discretes | multi_binaries | texts | graphs
+def some_spaces() -> st.SearchStrategy[spaces.Space[Any]]:
+    plain = st.one_of(boxes(), discretes, multi_discretes, multi_binaries, texts, graphs)
     return st.recursive(plain, composed, max_leaves=5)
 
 
-def value_at(space, nested, t):
+def value_at(space: spaces.Space[Any], nested: Any, t: int) -> Any:
     """Take one value out of the columns that a trajectory consists of."""
     if isinstance(space, spaces.Dict):
         return {key: value_at(child, nested[key], t) for key, child in space.spaces.items()}
@@ -437,6 +445,10 @@ def test_values_of_any_space_come_back_exactly(
             (np.array([np.inf, -np.inf, -0.0], np.float16),),
         ),
         (spaces.Sequence(spaces.Discrete(2)), ()),
+        (
+            spaces.Sequence(spaces.Box(0.0, 1.0, (2,), np.float32), stack=True),
+            np.zeros((0, 2), np.float32),
+        ),
         (spaces.Text(3, min_length=0), ""),
         (spaces.Box(0, 255, (2, 3), np.uint8), np.arange(6, dtype=np.uint8).reshape(3, 2).T),
         (spaces.Box(0, 255, (3,), np.uint8), np.arange(6, dtype=np.uint8)[::-2]),
@@ -529,9 +541,9 @@ def test_statistics_in_the_file_are_those_of_the_result(tmp_path):
 
 def test_workers_is_able_to_see_a_worker(tmp_path):
     # The check of law 4 would pass for ever if it looked in the wrong place.
-    seen = []
+    seen: list[psutil.Process] = []
 
-    def look():
+    def look() -> None:
         while not (seen or ended.is_set()):
             seen.extend(workers())
 

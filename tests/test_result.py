@@ -189,7 +189,7 @@ class TestEpisodeTable:
         table = EpisodeTable.from_rows([make_row(0, failure=failure)])
         table.write_parquet(tmp_path / "episodes.parquet")
         read = EpisodeTable.read_parquet(tmp_path / "episodes.parquet")
-        assert read.row(0).error == "step 0: OSError: no file \\udcff"
+        assert read.row(0).error == "environment after 0 steps: OSError: no file \\udcff"
 
     def test_what_cannot_be_read_or_written_is_named(self, tmp_path):
         path = tmp_path / "missing" / "episodes.parquet"
@@ -275,7 +275,7 @@ class TestText:
     def test_failures_come_with_their_seeds_and_one_line(self):
         text = str(make_result(ROWS))
         assert "failed       episode 2: env_seed=12 agent_seed=22" in text
-        assert "step 3: ValueError: <b>broken</b>" in text
+        assert "environment after 3 steps: ValueError: <b>broken</b>" in text
         assert "tracebacks: column 'failure' of result.episodes" in text
 
     def test_an_interrupted_run_says_so_and_how_far_it_came(self):

@@ -7,9 +7,11 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from gymnasium import spaces
@@ -19,6 +21,7 @@ from maze.core.agent.dummy_cartpole_policy import DummyCartPolePolicy
 from maze.core.agent.policy import FlatPolicy, StructuredPolicy
 from maze.core.errors import ConfigError, ContractError, OutputError, RunStoppedError
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
+from maze.core.rollout.result import RolloutResult
 from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
 from maze.core.seeding import Seeding
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
@@ -46,16 +49,17 @@ here_and_there = pytest.mark.parametrize("where", [HERE, WORKERS_LANES], ids=str
 in_both_runners = pytest.mark.parametrize("where", RUNNERS, ids=str)
 
 
-def in_subprocess(directory, *arguments, timeout=60):
+def in_subprocess(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a directory, with this checkout's tests importable."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1])])}
+    path = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=60,
     )
 
 
@@ -311,7 +315,7 @@ def test_an_option_that_cannot_be_is_refused(options, message):
         ("CartPole-v7", "CartPole-v0, CartPole-v1"),
         ({"_target_": "builtins.dict"}, "dict"),
         ({"_target_": "tests.envs.NoSuchEnv"}, "NoSuchEnv"),
-        (partial(WalkEnv, colour="red"), "unexpected keyword argument 'colour'"),
+        ({"_target_": "tests.envs.WalkEnv", "colour": 1}, "colour"),
     ],
     ids=["number", "makes a number", "unknown id", "no env", "unknown class", "wrong argument"],
 )
@@ -385,7 +389,10 @@ def test_functions_of_one_line_can_be_env_and_policy(where, tmp_path):
 
 @everywhere
 def test_an_environment_registered_in_this_process_only_is_found_by_its_id(where):
-    gym.register("tests/OnlyHere-v0", entry_point=lambda: WalkEnv(n_steps=2), max_episode_steps=9)
+    def short_walk(**_: Any) -> gym.Env[Any, Any]:
+        return WalkEnv(n_steps=2)
+
+    gym.register("tests/OnlyHere-v0", entry_point=short_walk, max_episode_steps=9)
     try:
         for env in ("tests/OnlyHere-v0", GymMazeEnv("tests/OnlyHere-v0")):
             result = where.runner(n_episodes=3, **UNRECORDED).run_with(env)
@@ -405,7 +412,7 @@ def test_an_environment_object_plays_as_fresh_ones_do(where):
 
 
 class HoldsLockEnv(CountingEnv):
-    def __init__(self, render_mode=None):
+    def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(n_steps=3, render_mode=render_mode)
         self.lock = threading.Lock()
 
@@ -498,6 +505,7 @@ def recorded(tmp_path_factory):
 
 def test_episodes_are_loaded_as_a_data_frame(recorded):
     episodes = maze.load(recorded).episodes
+    assert isinstance(episodes, pd.DataFrame)
     assert episodes["episode_index"].tolist() == list(range(6))
     assert set(episodes["ending"]) == {"terminated"}
     assert episodes["Placed.count"].tolist() == 6 * [3.0]
@@ -505,13 +513,15 @@ def test_episodes_are_loaded_as_a_data_frame(recorded):
 
 def test_events_are_loaded_as_a_data_frame(recorded):
     run = maze.load(recorded)
+    episodes = run.episodes
+    assert isinstance(episodes, pd.DataFrame)
     assert run.event_types == ["Placed", "Reward"]
     placed, rewards = run.events("Placed"), run.events("Reward")
     assert placed["env_time"].tolist() == rewards["env_time"].tolist() == 6 * [0, 1, 2]
     assert placed["size"].tolist() == rewards["value"].tolist()
-    assert placed["episode_id"].unique().tolist() == run.episodes["episode_id"].tolist()
+    assert placed["episode_id"].unique().tolist() == episodes["episode_id"].tolist()
     sums = rewards.groupby("episode_id")["value"].sum()
-    assert sums.tolist() == pytest.approx(run.episodes["return"].tolist())
+    assert sums.tolist() == pytest.approx(episodes["return"].tolist())
 
 
 def test_a_trajectory_is_loaded_as_arrays(recorded):
@@ -683,8 +693,8 @@ VIOLATIONS = {
 """What is returned, and what is said of it."""
 
 
-def where_it_happened(n_steps):
-    return rf"in episode 4 \(env_seed=4, agent_seed=\d+\), step {n_steps}: "
+def where_it_happened(n_steps: object) -> str:
+    return rf"in episode 4 \(env_seed=4, agent_seed=\d+\) after {n_steps} steps?: "
 
 
 @here_and_there
@@ -697,7 +707,7 @@ def test_a_step_that_is_none_stops_the_run_and_says_where_and_why(where, name, t
     assert_others_are_as_ever(tmp_path, n_steps=2, message=message)
 
 
-def assert_others_are_as_ever(directory, n_steps, message):
+def assert_others_are_as_ever(directory: Path, n_steps: int, message: str) -> None:
     """The offending episode is kept up to the offence; those around it are as they should be."""
     run = maze.load(directory)
     undisturbed = sequential(n_episodes=8, **UNRECORDED).run_with(WalkEnv, seeding=numbered(8))
@@ -744,7 +754,7 @@ def test_flags_have_to_be_booleans(where, spoil, message):
     ids=["only an observation", "three values", "no info", "wrong shape"],
 )
 def test_a_reset_that_is_none_stops_the_run_too(where, spoil, message):
-    start = r"environment, in episode 4 \(env_seed=4, agent_seed=\d+\), reset: "
+    start = r"environment, in episode 4 \(env_seed=4, agent_seed=\d+\) in reset: "
     with pytest.raises(ContractError, match=start + ".*" + message):
         where.runner(n_episodes=8, **UNRECORDED).run_with(
             partial(ViolatingEnv, spoil, "reset"), seeding=numbered(8)
@@ -773,7 +783,7 @@ def test_dictionary_observations_are_checked_by_key(where, spoil, message):
 class SpoilingPolicy(StructuredPolicy):
     """Acts 0, but for the third time in the episode whose first observation is given."""
 
-    def __init__(self, action, first_observation):
+    def __init__(self, action: Any, first_observation: float) -> None:
         self.action, self.first_observation = action, first_observation
 
     def start_episode(self, seed):
@@ -785,7 +795,7 @@ class SpoilingPolicy(StructuredPolicy):
         return self.action if is_bad else {"action": 0}
 
 
-def first_number(seed):
+def first_number(seed: int) -> float:
     return float(WalkEnv().reset(seed=seed)[0][0])
 
 
@@ -793,9 +803,9 @@ def first_number(seed):
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        ({"action": 3}, r"action\['action'\] is 3, which is not in \[0, 2\]"),
-        ({"action": 1.0}, r"action\['action'\] is 1\.0 \(float\), expected an integer"),
-        ({"action": np.array([1])}, r"action\['action'\] is array.*expected an integer"),
+        ({"action": 3}, r"action is 3, which is not in \[0, 2\]"),
+        ({"action": 1.0}, r"action is 1\.0 \(float\), expected an integer"),
+        ({"action": np.array([1])}, r"action is array.*expected an integer"),
         ({"turn": 1}, r"action has the keys \['turn'\], expected \['action'\]"),
         ({"action": 1, "turn": 1}, r".*not in the space: \['turn'\]"),
         (1, r"action is 1 \(int\), expected a dictionary"),
@@ -850,16 +860,22 @@ def spoil_observation(observation, *rest):
     return (np.array([np.nan, 1.0], np.float32), *rest)
 
 
-NANS = {"reward": (spoil_reward, "the reward is NaN"), "observation": (spoil_observation, "is NaN")}
+class UnboundedEnv(ViolatingEnv):
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+
+NANS = {
+    "reward": (partial(ViolatingEnv, spoil_reward), "the reward is NaN"),
+    "observation": (partial(ViolatingEnv, spoil_observation), "is NaN"),
+    "unbounded observation": (partial(UnboundedEnv, spoil_observation), "is NaN"),
+}
 
 
 @everywhere
 @pytest.mark.parametrize("of", NANS)
 def test_by_default_a_nan_fails_its_episode(where, of, tmp_path):
-    spoil, message = NANS[of]
-    result = where.runner(n_episodes=8, output_dir=tmp_path).run_with(
-        partial(ViolatingEnv, spoil), seeding=numbered(8)
-    )
+    env, message = NANS[of]
+    result = where.runner(n_episodes=8, output_dir=tmp_path).run_with(env, seeding=numbered(8))
     assert result.endings == {"terminated": 7, "truncated": 0, "failed": 1}
     (row,) = result.failures
     assert row.episode_index == 4
@@ -875,9 +891,9 @@ def test_by_default_a_nan_fails_its_episode(where, of, tmp_path):
 @everywhere
 @pytest.mark.parametrize("of", NANS)
 def test_a_nan_can_be_counted_only(where, of, tmp_path):
-    spoil, _ = NANS[of]
+    env, _ = NANS[of]
     result = where.runner(n_episodes=8, on_nan="count", output_dir=tmp_path).run_with(
-        partial(ViolatingEnv, spoil), seeding=numbered(8)
+        env, seeding=numbered(8)
     )
     assert result.endings == {"terminated": 8, "truncated": 0, "failed": 0}
     assert result.n_nan == 1
@@ -890,11 +906,9 @@ def test_a_nan_can_be_counted_only(where, of, tmp_path):
 @everywhere
 @pytest.mark.parametrize("of", NANS)
 def test_a_nan_can_stop_the_run(where, of):
-    spoil, message = NANS[of]
+    env, message = NANS[of]
     with pytest.raises((ContractError, RunStoppedError), match=message):
-        where.runner(n_episodes=8, on_nan="stop", **UNRECORDED).run_with(
-            partial(ViolatingEnv, spoil), seeding=numbered(8)
-        )
+        where.runner(n_episodes=8, on_nan="stop", **UNRECORDED).run_with(env, seeding=numbered(8))
 
 
 @everywhere
@@ -927,7 +941,9 @@ def test_so_can_an_action_out_of_bounds(where, option, tmp_path):
         n_episodes=3, max_episode_steps=4, on_out_of_space=option, output_dir=tmp_path
     )
     if option == "stop":
-        message = r"policy, in episode 0 .*, step 0: action\[0\] is 5\.0, which is not in \[-2"
+        message = (
+            r"policy, in episode 0 .* after 0 steps: action\[0\] is 5\.0, which is not in \[-2"
+        )
         with pytest.raises(ContractError, match=message):
             runner.run_with("Pendulum-v1", push_too_far)
         return
@@ -946,6 +962,7 @@ def test_an_error_can_stop_the_run(where, tmp_path):
     ) as e:
         runner.run_with(partial(FaultyEnv, raise_error, {4}), seeding=numbered(8))
     result = e.value.result
+    assert isinstance(result, RolloutResult)
     assert result.endings["failed"] == 1
     assert not result.request_met
     assert "the pole broke" in result.stopped_because

@@ -4,7 +4,8 @@ import math
 import random
 import sys
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maze.core.episode import Ending, EpisodeBatch, EpisodeRow, EpisodeTiming, Failure
+from maze.core.episode_table import EpisodeTableBuilder
+from maze.core.events.event import Event, EventStatistic, measure_events
 from maze.core.statistics.run_statistics import N_FAILURES_KEPT, RunStatistics
 from maze.core.statistics.summary import Summary, summarize, t_quantile
 
@@ -178,19 +181,26 @@ def test_truncations_by_the_runner_are_counted_apart():
 
 
 @pytest.mark.parametrize(
-    ("name", "values"),
+    ("reduce", "values"),
     [
-        ("Cut.count", [2.0, 0.0]),
-        ("Cut.count/left", [2.0, 0.0]),
-        ("Cut.count/a/b.c", [2.0, 0.0]),  # a group may be any text
-        ("Cut.mean_waste", [2.0]),
-        ("Cut.mean/x.count", [2.0]),  # the group is named so, not the statistic
-        ("Cut.discount", [2.0]),
+        (len, [2.0, 0.0]),  # a count of nothing
+        (sum, [3.0, 0.0]),  # a sum of nothing
+        (max, [2.0]),  # nothing has no largest
     ],
 )
-def test_only_a_count_that_is_absent_is_zero(name, values):
-    rows = [make_row(0, statistics={name: 2.0}), make_row(1), make_row(2, ending="failed")]
-    assert statistics_of(rows).summaries()[name] == summarize(values)
+def test_a_count_or_a_sum_of_events_that_did_not_happen_is_zero(reduce, values):
+    @dataclass(frozen=True)
+    class Cut(Event):
+        waste: float
+        statistics: ClassVar = (EventStatistic("number", reduce, "waste"),)
+
+    numbers, zero_statistics = measure_events([(0, Cut(1.0)), (1, Cut(2.0))])
+    rows = (make_row(0, statistics=numbers), make_row(1), make_row(2, ending="failed"))
+    statistics, table = RunStatistics(), EpisodeTableBuilder()
+    statistics.add(EpisodeBatch(rows, zero_statistics=zero_statistics))
+    table.add(rows, zero_statistics)
+    assert statistics.summaries()["Cut.number"] == summarize(values)
+    assert table.build().to_arrow()["Cut.number"].drop_null().to_pylist() == values
 
 
 def test_the_failures_kept_are_those_of_lowest_index():

@@ -23,7 +23,7 @@ def rollout(
     max_episode_steps: int | None = None,
     deterministic: bool = True,
     wrappers: WrapperSource = None,
-    seed: int | None = None,
+    seed: int | Seeding | None = None,
     output_dir: str | Path | None = None,
     show_progress: bool | None = None,
 ) -> RolloutResult:
@@ -41,7 +41,8 @@ def rollout(
             own limit counts.
         deterministic: whether the policy takes its most likely action instead of sampling one.
         wrappers: dotted path or class to arguments, the first being the innermost.
-        seed: base seed of environment and policy. ``None``: drawn by chance, and told.
+        seed: base seed of environment and policy. ``None``: drawn by chance, and told. For
+            different ones, or for lists of seeds, give a ``Seeding``.
         output_dir: where to record trajectories and event logs. ``None``: nothing is recorded.
         show_progress: whether to draw a progress bar. ``None``: if stderr is a terminal.
 
@@ -74,9 +75,10 @@ def rollout(
             n_lanes=n_lanes,
             show_progress=show_progress,
         )
-    return runner.run_with(
-        env, policy, wrappers, seeding=Seeding(seed, seed), output_dir=output_dir
-    )
+    if seed is None:
+        seed = Seeding().resolved().env_base_seed
+    seeding = seed if isinstance(seed, Seeding) else Seeding(seed, seed)
+    return runner.run_with(env, policy, wrappers, seeding=seeding, output_dir=output_dir)
 
 
 def load(directory: str | Path) -> RunDirectory:

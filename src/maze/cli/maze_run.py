@@ -159,6 +159,7 @@ def _heading(config: DictConfig, hydra_config: Any, is_one_of_several: bool) -> 
     lines = [
         f"maze-run {__version__}: {' '.join(told)}",
         f"output: {hydra_config.runtime.output_dir}",
+        "",
     ]
     if is_one_of_several:
         lines.insert(0, f"\nrun {hydra_config.job.num}: {hydra_config.job.override_dirname}")

@@ -50,8 +50,9 @@ class Failure:
     """Whether the interface was violated, in a way that is unlikely to be about this episode."""
 
     def __str__(self) -> str:
-        where = f"{self.place} {self.step}" if self.place in ("step", "policy") else self.place
-        return f"{where}: {self.exception_type}: {self.message}"
+        steps = "1 step" if self.step == 1 else f"{self.step} steps"
+        where = {"step": f"environment after {steps}", "policy": f"policy after {steps}"}
+        return f"{where.get(self.place, self.place)}: {self.exception_type}: {self.message}"
 
 
 class EpisodeTiming(NamedTuple):
@@ -85,6 +86,8 @@ class Episode(NamedTuple):
     """The environment's events with the time in which they happened."""
     statistics: Mapping[str, float]
     """Numbers measured on the episode, besides return and number of steps."""
+    zero_statistics: frozenset[str]
+    """Those of them that are 0 for an episode where they are absent."""
     digest: str
     """Hash over observations, actions and rewards: equal for equal episodes."""
     episode_return: float
@@ -165,5 +168,7 @@ class EpisodeBatch:
     """Time spent on checking and encoding the episodes."""
     timings: tuple[EpisodeTiming, ...] = ()
     """Of those of the episodes in which the split of the time was measured."""
+    zero_statistics: frozenset[str] = frozenset()
+    """Names of statistics that are 0, and not missing, for an episode that has none."""
     warnings: tuple[str, ...] = ()
     """What the user should know about how these episodes were played."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maze.core.episode import EpisodeRow, Failure
-from maze.core.errors import MissingExtraError, OutputError
+from maze.core.errors import MissingExtraError, OutputError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,16 @@ class EpisodeTable:
     def has_equal_episodes(self, other: EpisodeTable) -> bool:
         """Return whether the same episodes were played, however long that took."""
         return self._is_equal(other, ignored=TIMING_COLUMNS)
+
+    def __getitem__(self, column: str) -> NDArray[Any] | list[str]:
+        """Return a column in episode order; a statistic that an episode has not is NaN there."""
+        if column in self._columns:
+            return self._columns[column]
+        if column in self._statistics:
+            values, is_present = self._statistics[column]
+            return np.where(is_present, values, np.nan)
+        names = [*self._columns, *self._statistics]
+        raise KeyError(f"no column {column!r}.{did_you_mean(column, names)} There are: {names}")
 
     def row(self, episode_index: int) -> EpisodeRow:
         """Return the row of an episode.
@@ -322,12 +332,20 @@ class EpisodeTableBuilder:
         # By name, the arrival numbers of the episodes that have the statistic, and their values.
         self._statistics: dict[str, tuple[array[int], array[float]]] = {}
         self._failures: dict[int, Failure] = {}
+        self._zero_statistics: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._columns["episode_index"])
 
-    def add(self, rows: Iterable[EpisodeRow]) -> None:
-        """Take in episodes."""
+    def add(self, rows: Iterable[EpisodeRow], zero_statistics: Iterable[str] = ()) -> None:
+        """Take in episodes.
+
+        Args:
+            rows: of the episodes.
+            zero_statistics: names of statistics that are 0 for an episode without one, unless it
+                failed.
+        """
+        self._zero_statistics.update(zero_statistics)
         rows = tuple(rows)
         if rows:
             self.add_columns(dict(zip(EpisodeRow._fields, zip(*rows, strict=True), strict=True)))
@@ -335,6 +353,7 @@ class EpisodeTableBuilder:
     def add_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Take in episodes by column: the attributes of ``EpisodeRow``."""
         first = len(self)
+        self._zero_statistics.update(columns.get("zero_statistics", ()))
         for name, (attribute, _) in _FIXED_COLUMNS.items():
             self._columns[name].extend(columns[attribute])
         for arrival, statistics in enumerate(columns["statistics"], first):
@@ -372,6 +391,8 @@ class EpisodeTableBuilder:
             arrivals, values = self._statistics[name]
             by_arrival, is_present = np.zeros(len(self)), np.zeros(len(self), dtype=np.bool_)
             by_arrival[arrivals], is_present[arrivals] = values, True
+            if name in self._zero_statistics:
+                is_present[[arrival not in self._failures for arrival in range(len(self))]] = True
             statistics[name] = (by_arrival[order], is_present[order])
         failures = {
             position: self._failures[arrival]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 
 from maze.core.agent.policy import StructuredPolicy
@@ -21,8 +22,9 @@ class CallablePolicy(StructuredPolicy):
 
     Where the observation space of a step key has the single entry ``observation``, the function
     gets that observation itself, else the dictionary. Where the action space has the single entry
-    ``action``, the function returns that action itself, else a dictionary. Nothing is converted:
-    a function that returns a float where the space has float32 arrays plays a float.
+    ``action``, the function returns that action itself, else a dictionary. A truth
+    value is 0 or 1 where there are two actions; nothing else is converted: a function that returns
+    a float where the space has float32 arrays plays a float.
 
     The function is called for all step keys and gets no memory; write a ``StructuredPolicy`` where
     that is too little.
@@ -53,6 +55,13 @@ class CallablePolicy(StructuredPolicy):
             key: list(space) == ["observation"] for key, space in observation_spaces.items()
         }
         self._wraps = {key: list(space) == ["action"] for key, space in action_spaces.items()}
+        self._is_yes_or_no = {
+            key
+            for key, space in action_spaces.items()
+            if self._wraps[key]
+            and isinstance(space["action"], spaces.Discrete)
+            and (space["action"].n, space["action"].start) == (2, 0)
+        }
         self._takes_dict = {
             key: self._wraps[key] and isinstance(space["action"], spaces.Dict)
             for key, space in action_spaces.items()
@@ -75,6 +84,8 @@ class CallablePolicy(StructuredPolicy):
                 f" {', '.join(map(repr, self._unwraps))}."
             )
         action = self.function(observation["observation"] if unwraps else observation)
+        if step_key in self._is_yes_or_no and isinstance(action, bool | np.bool_):
+            action = int(action)
         if self._wraps[step_key] and (not isinstance(action, dict) or self._takes_dict[step_key]):
             return {"action": action}
         name = getattr(self.function, "__name__", repr(self.function))

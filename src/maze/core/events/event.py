@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class EventStatistic:
     """Attribute of the event that is reduced. ``None`` reduces a one for each event."""
     group_by: str | None = None
     """Attribute of the event that tells the groups apart. ``None`` makes a single number."""
+
+    @property
+    def is_zero_without_events(self) -> bool:
+        """Whether an episode without such events has a 0 (of counts and sums), or no number."""
+        return self.reduce in (len, sum)
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,26 @@ class Reward(Event):
     statistics: ClassVar[tuple[EventStatistic, ...]] = ()
 
 
-def measure_events(events: Sequence[Any]) -> dict[str, float]:
+class Measurement(NamedTuple):
+    """The statistics on the events of one episode."""
+
+    numbers: dict[str, float]
+    """By ``<EventType>.<name>[/<group>]``. Types that did not occur are absent."""
+    zero_without_events: frozenset[str]
+    """Which of them are 0 for an episode where they are absent."""
+
+
+def measure_events(events: Sequence[Any]) -> Measurement:
     """Measure the declared statistics on the events of one episode.
 
     Args:
         events: ``(env_time, event)`` pairs, in the order in which they happened.
-
-    Returns:
-        ``<EventType>.<name>[/<group>]`` to the number. Types that did not occur are absent.
     """
     by_type: dict[type[Event], list[Event]] = {}
     for _, event in events:
         by_type.setdefault(type(event), []).append(event)
     measured: dict[str, float] = {}
+    zeros: set[str] = set()
     for event_type, same in by_type.items():
         for statistic in event_type.statistics:
             groups: dict[str, list[float]] = {}
@@ -81,7 +93,8 @@ def measure_events(events: Sequence[Any]) -> dict[str, float]:
                 value = 1.0 if statistic.attribute is None else getattr(event, statistic.attribute)
                 groups.setdefault(group, []).append(value)
             for group, values in sorted(groups.items()):
-                measured[f"{event_type.__name__}.{statistic.name}{group}"] = float(
-                    statistic.reduce(values)
-                )
-    return measured
+                name = f"{event_type.__name__}.{statistic.name}{group}"
+                measured[name] = float(statistic.reduce(values))
+                if statistic.is_zero_without_events:
+                    zeros.add(name)
+    return Measurement(measured, frozenset(zeros))

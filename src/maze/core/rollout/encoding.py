@@ -82,6 +82,7 @@ class BatchEncoder:
 
     def _clear(self) -> None:
         self._rows: list[EpisodeRow] = []
+        self._zero_statistics: frozenset[str] = frozenset()
         self._events: dict[str, tuple[tuple[str, ...], dict[int, bytes]]] = {}
 
     def add(self, episode: Episode, attempts: int = 1) -> None:
@@ -92,6 +93,8 @@ class BatchEncoder:
             part = episode.columns.get(key)
             if part is not None and part.n_observations:
                 encoder.add(episode, part)
+        if episode.zero_statistics:
+            self._zero_statistics |= episode.zero_statistics
         failure = episode.failure
         self._rows.append(
             EpisodeRow(
@@ -118,6 +121,7 @@ class BatchEncoder:
         n_rows = len(self._rows)
         batch = EpisodeBatch(
             rows=tuple(self._rows),
+            zero_statistics=self._zero_statistics,
             trajectories={
                 key: encoder.flush() for key, encoder in self._steps.items() if encoder.n_rows
             },

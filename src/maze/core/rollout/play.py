@@ -35,7 +35,7 @@ from maze.core.episode import (
     TruncatedBy,
 )
 from maze.core.errors import ConfigError, ContractError
-from maze.core.events.event import Event, measure_events
+from maze.core.events.event import Event, Measurement, measure_events
 from maze.core.trajectory.columns import SpaceRecorder, StepColumns
 
 AfterStep: TypeAlias = Callable[[StructuredEnv, EpisodeSpec, int], None]
@@ -51,6 +51,7 @@ _NUMBER_TYPES = frozenset(
     }
 )
 _FLAG_TYPES = frozenset({bool, np.bool_})
+_NOTHING_MEASURED = Measurement({}, frozenset())
 
 
 @dataclass(frozen=True)
@@ -364,6 +365,7 @@ class Lane:
         seconds = perf_counter() - started
         if self._shares_process:
             seconds += policy_seconds - away
+        measured = measure_events(events) if events else _NOTHING_MEASURED
         episode = Episode(
             spec=spec,
             episode_id=episode_id(spec),
@@ -374,7 +376,8 @@ class Lane:
             n_steps=n_steps,
             columns=columns,
             events=events,
-            statistics=measure_events(events) if events else {},
+            statistics=measured.numbers,
+            zero_statistics=measured.zero_without_events,
             digest=digest_of(columns, reward_column),
             episode_return=sum_rewards(rewards),
             seconds=seconds,
@@ -407,6 +410,7 @@ def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episo
     # Events know their time and not their sub-step: those of an unfinished step are all kept.
     is_over = n_steps if env_times is None else n_steps + 1
     events = [(time, event) for time, event in episode.events if time < max(is_over, 1)]
+    measured = measure_events(events)
     return episode._replace(
         ending="failed",
         truncated_by="",
@@ -415,7 +419,8 @@ def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episo
         n_steps=n_steps,
         columns=columns,
         events=events,
-        statistics=measure_events(events) if events else {},
+        statistics=measured.numbers,
+        zero_statistics=measured.zero_without_events,
         digest=digest_of(columns, rewards),
         episode_return=sum_rewards(rewards.tolist()),
         failure=failure,
@@ -471,10 +476,17 @@ def _failure(place: FailurePlace, step: int, error: BaseException) -> Failure:
         place=place,
         step=step,
         exception_type=type(error).__name__,
-        message=str(error),
+        message=_message(error),
         traceback="".join(traceback.format_exception(error)),
         is_contract_violation=isinstance(error, ContractError),
     )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:
+        return f"(its message cannot be shown: {type(another).__name__})"
 
 
 def drive(

@@ -87,7 +87,7 @@ class Player:
             env = self._lanes[0].open()
         except MazeError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"the environment cannot be built: {type(error).__name__}: {error}"
             ) from error
@@ -95,7 +95,7 @@ class Player:
             self._policy = build_policy(job.policy, env)
         except MazeError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"the policy cannot be built: {type(error).__name__}: {error}"
             ) from error
@@ -121,7 +121,7 @@ class Player:
             attempts: how often an episode was started, if not once, by its index.
             on_end: called with each episode when it has ended.
         """
-        self._attempts = attempts or {}
+        self._attempts = {} if attempts is None else attempts  # It fills while we play.
         n_steps = n_bytes = 0
         deadline = perf_counter() + BATCH_SECONDS
         for episode in drive(self._lanes, self._policy, next_spec, self._job.deterministic):

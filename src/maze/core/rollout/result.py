@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maze.core.episode import Ending, EpisodeRow
 from maze.core.episode_table import EpisodeTable
 from maze.core.statistics.summary import Summary
@@ -79,6 +82,11 @@ class RolloutResult:
     def mean_return(self) -> float:
         """Mean return of the episodes that did not fail; NaN if there are none."""
         return self.statistics["return"].mean
+
+    @property
+    def returns(self) -> NDArray[np.float64]:
+        """The return of each finished episode, in episode order; of failed ones, so far."""
+        return np.asarray(self.episodes["return"], dtype=np.float64)
 
     @property
     def request_met(self) -> bool:
@@ -259,6 +267,8 @@ def _facts(result: RolloutResult, separator: str) -> Iterator[_Fact]:
         "seeding.agent_base_seed": result.agent_base_seed,
     }
     given = " ".join(f"{name}={seed}" for name, seed in seeds.items() if seed is not None)
+    if result.env_base_seed is not None and result.env_base_seed == result.agent_base_seed:
+        given += f" (maze.rollout: seed={result.env_base_seed})"
     if given:
         yield _Fact("repeat with", given, is_copied=True)
     if result.output_directory:
@@ -337,7 +347,7 @@ def _decimals(number: float, n_digits: int) -> int:
     return max(0, n_digits - 1 - math.floor(math.log10(abs(number))))
 
 
-def _shortened(text: str, n_characters: int = 160) -> str:
+def _shortened(text: str, n_characters: int = 320) -> str:
     return text if len(text) <= n_characters else text[: n_characters - 3] + "..."
 
 

@@ -280,10 +280,11 @@ def _stopped(row: EpisodeRow, result: RolloutResult) -> Exception:
     """Return the error that tells why a run was stopped."""
     failure = row.failure
     assert failure is not None
-    where = f"step {failure.step}" if failure.place in ("step", "policy") else failure.place
+    steps = "1 step" if failure.step == 1 else f"{failure.step} steps"
+    where = f"after {steps}" if failure.place in ("step", "policy") else f"in {failure.place}"
     whose = "policy" if failure.place == "policy" else "environment"
     place = (
-        f"in episode {row.episode_index} (env_seed={row.env_seed}, agent_seed={row.agent_seed}),"
+        f"in episode {row.episode_index} (env_seed={row.env_seed}, agent_seed={row.agent_seed})"
         f" {where}"
     )
     if failure.is_contract_violation:
@@ -361,6 +362,8 @@ def _names(config: Mapping[str, Any]) -> tuple[str, str]:
     env, policy = config.get("env"), config.get("policy")
     if isinstance(env, Mapping):
         env = env.get("name") or _last_part(str(env.get("_target_", "")))
+    elif "<" in str(env) or str(env).startswith("__main__."):
+        env = _last_part(str(env))
     if isinstance(policy, Mapping):
         policy = policy.get("_target_", "")
     return str(env), _last_part(str(policy))

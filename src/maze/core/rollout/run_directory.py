@@ -134,6 +134,10 @@ class RunDirectory:
             raise OutputError(f"no trajectory of episode {episode_index} in {self.path}: {why}")
         return trajectory
 
+    def __getitem__(self, episode_index: int) -> Trajectory:
+        """Return the recorded data of an episode; see ``trajectory``."""
+        return self.trajectory(episode_index)
+
     def __iter__(self) -> Iterator[Trajectory]:
         """Iterate over the recorded trajectories in episode order; one is in memory at a time."""
         indices = {index for stream in self._streams for index in stream.episode_indices()}

@@ -66,10 +66,10 @@ class LedgerSink(Sink):
     def write(self, batch: EpisodeBatch) -> None:
         """Append the rows."""
         if self._journal is None:
-            self._rows.add(batch.rows)
+            self._rows.add(batch.rows, batch.zero_statistics)
             return
         if batch.rows:
-            self._journal.write(_journal_line(batch.rows) + "\n")
+            self._journal.write(_journal_line(batch) + "\n")
             self._journal.flush()
 
     def close(self) -> None:
@@ -118,9 +118,12 @@ def read_journal(path: Path) -> Iterator[dict[str, Sequence[Any]]]:
             yield columns
 
 
-def _journal_line(rows: Sequence[EpisodeRow]) -> str:
+def _journal_line(batch: EpisodeBatch) -> str:
     """Return the rows as JSON, by column."""
-    columns: dict[str, Any] = dict(zip(EpisodeRow._fields, zip(*rows, strict=True), strict=True))
+    by_column = zip(*batch.rows, strict=True)
+    columns: dict[str, Any] = dict(zip(EpisodeRow._fields, by_column, strict=True))
+    if batch.zero_statistics:
+        columns["zero_statistics"] = sorted(batch.zero_statistics)
     columns["failure"] = [
         None if failure is None else asdict(failure) for failure in columns["failure"]
     ]

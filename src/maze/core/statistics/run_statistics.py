@@ -23,10 +23,10 @@ class RunStatistics:
 
     Failed episodes are counted, and are left out of the summaries.
 
-    An episode in which nothing happened that a statistic is about has no value for it. For
-    statistics whose name ends in ``.count`` or ``.count/<group>`` that is a 0. For any other, as
-    the mean of an attribute, it is not a number of any kind, and the summary covers only the
-    episodes that have one (see ``Summary.n``).
+    An episode in which nothing happened that a statistic is about has no value for it. For counts
+    and sums (``EpisodeBatch.zero_statistics``) that is a 0. For any other, as the mean of an
+    attribute, it is not a number of any kind, and the summary covers only the episodes that have
+    one (see ``Summary.n``).
     """
 
     endings: dict[Ending, int]
@@ -53,6 +53,7 @@ class RunStatistics:
         self._returns = array("d")
         self._step_counts = array("d")
         self._statistics: dict[str, array[float]] = {}
+        self._zero_statistics: frozenset[str] = frozenset()
         self._sum_of_returns = 0.0
         self._failures: list[EpisodeRow] = []
 
@@ -60,6 +61,7 @@ class RunStatistics:
         """Take in the episodes of a batch. Each episode is to be added once."""
         self.add_rows(batch.rows)
         self.encoding_seconds += batch.encoding_seconds
+        self._zero_statistics |= batch.zero_statistics
         for seconds, env_seconds, policy_seconds in batch.timings:
             self._timed_seconds += seconds
             self._env_seconds += env_seconds
@@ -112,7 +114,7 @@ class RunStatistics:
         summaries = {"return": summarize(self._returns), "n_steps": summarize(self._step_counts)}
         for name in sorted(self._statistics):
             values = self._statistics[name]
-            if _is_count(name):
+            if name in self._zero_statistics:
                 values = values + array("d", bytes(8 * (len(self._returns) - len(values))))
             summaries[name] = summarize(values)
         return summaries
@@ -129,9 +131,3 @@ class RunStatistics:
         environment, policy = self._env_seconds * scale, self._policy_seconds * scale
         rest = self.seconds + self.encoding_seconds - environment - policy
         return {"environment": environment, "policy": policy, "recording": max(0.0, rest)}
-
-
-def _is_count(name: str) -> bool:
-    # The group may hold anything, dots and slashes included; the event type and the statistic's
-    # name hold no slash.
-    return name.split("/", 1)[0].endswith(".count")

@@ -392,7 +392,11 @@ def _explain(space: spaces.Space[Any], value: Any, name: str) -> str | None:
                 f"{name} has the keys {list(value)}, expected {list(space)}"
                 f" (missing: {missing}, not in the space: {extra})"
             )
-        parts = [_explain(space[key], value[key], f"{name}[{key!r}]") for key in space]
+        is_plain = list(space) == [name]  # The only observation of a plain environment.
+        parts = [
+            _explain(space[key], value[key], name if is_plain else f"{name}[{key!r}]")
+            for key in space
+        ]
         return next((part for part in parts if part), None)
     if isinstance(space, spaces.Tuple):
         if not isinstance(value, tuple) or len(value) != len(space.spaces):

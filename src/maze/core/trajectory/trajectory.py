@@ -86,6 +86,15 @@ class Trajectory:
     def __len__(self) -> int:
         return sum(len(part.rewards) for part in self.by_step_key.values())
 
+    def __repr__(self) -> str:
+        ending = "terminated" if self.terminated else "truncated" if self.truncated else "cut off"
+        total = float(self.rewards.sum())
+        keys = ", ".join(map(repr, self.by_step_key))
+        return (
+            f"<Trajectory of episode {self.episode_index}: {len(self)} steps, return {total:g},"
+            f" {ending}, step keys: {keys}>"
+        )
+
     @property
     def _only(self) -> StepTrajectory:
         if len(self.by_step_key) != 1:
