@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ import numpy as np
 from gymnasium import spaces
 
 from maze.core.env.structured_env import Action, ActorID, Observation, StepKey, StructuredEnv
-from maze.core.events.event import Event
+from maze.core.errors import ConfigError
+from maze.core.events.event import Event, EventStatistic
 
 
 @dataclass(frozen=True)
@@ -420,3 +422,115 @@ class ScriptedEnv(StructuredEnv):
         observation: Observation = self.observation_space.sample()
         self.observed.append((self.actor_id(), self._time, copy.deepcopy(observation)))
         return observation
+
+
+# Environments that violate the interface, and others that are hard to handle.
+
+
+class ViolatingEnv(WalkEnv):
+    """Follows the interface but for the third step (or the reset) of one episode."""
+
+    def __init__(self, spoil: Any, place: str = "step", bad_seed: int = 4) -> None:
+        super().__init__()
+        self.spoil, self.place, self.bad_seed = spoil, place, bad_seed
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        result = super().reset(seed=seed)
+        is_bad = self.place == "reset" and seed == self.bad_seed
+        return self._spoiled(result) if is_bad else result
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        result = super().step(action)
+        is_bad = self.place == "step" and self.seed == self.bad_seed and self.count == 3
+        return self._spoiled(result) if is_bad else result
+
+    def _spoiled(self, result: tuple[Any, ...]) -> Any:
+        return self.spoil(*result)
+
+
+class ViolatingDictEnv(ViolatingEnv):
+    observation_space = spaces.Dict(
+        {"a": spaces.Box(0.0, 100.0, (2,), np.float32), "b": spaces.Discrete(3)}
+    )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        observation, info = WalkEnv.reset(self, seed=seed)
+        return {"a": observation, "b": 1}, info
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observation, *rest = WalkEnv.step(self, action)
+        result = ({"a": observation, "b": 1}, *rest)
+        is_bad = self.seed == self.bad_seed and self.count == 3
+        return self._spoiled(result) if is_bad else result
+
+
+class ViolatingUnboundedEnv(ViolatingEnv):
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+
+class HoldsLockEnv(CountingEnv):
+    """Cannot be copied."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(n_steps=3, render_mode=render_mode)
+        self.lock = threading.Lock()
+
+
+class NoSecondWorkerEnv(FaultyEnv):
+    """Kills its process in an episode; only one process can build it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(kill_process, {8})
+        try:
+            (directory / "lock").touch(exist_ok=False)
+        except FileExistsError:
+            raise ValueError("only one may run") from None
+
+
+@dataclass(frozen=True)
+class Divided(Event):
+    """Its statistic is the inverse of the sum, which is not there for zero."""
+
+    by: float
+
+    statistics = (EventStatistic("inverse", lambda values: 1.0 / sum(values), "by"),)
+
+
+class EventfulEnv(TwoStepEnv):
+    """Puts something into the list of events, at each placement of the episode of one env seed."""
+
+    def __init__(self, event: Any, seed: int) -> None:
+        super().__init__()
+        self.event, self.bad_seed, self.seed = event, seed, -1
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        self.seed = -1 if seed is None else seed
+        return super().reset(seed=seed)
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        if self._piece is not None and self.seed == self.bad_seed:
+            self.events.append(self.event)
+        return super().step(action)
+
+
+class TextRewardEnv(TwoStepEnv):
+    """Rewards its second placement with a text."""
+
+    def step(self, action: Action) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
+        observation, reward, *rest = super().step(action)
+        is_bad = self._time == 2 and self._piece is None
+        return (observation, "much" if is_bad else reward, *rest)
+
+
+def raise_config_error() -> None:
+    raise ConfigError("set the port")
+
+
+def raise_error_in_half_characters() -> None:
+    raise ValueError("half a smile: \ud83d")

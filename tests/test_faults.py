@@ -17,35 +17,38 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
 import maze
-from maze.core.agent.policy import StructuredPolicy
-from maze.core.agent.random_policy import RandomPolicy
 from maze.core.episode import EpisodeRow
-from maze.core.errors import ConfigError, OutputError, RunStoppedError
+from maze.core.errors import ConfigError, ContractError, OutputError, RunStoppedError
 from maze.core.rollout.result import RolloutResult
 from maze.core.trajectory.trajectory import StepsStream
-from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
 from tests.envs import (
     RESET,
+    Divided,
+    EventfulEnv,
     FailsToBuildEnv,
     FaultyEnv,
+    NoSecondWorkerEnv,
     RegistersProcessEnv,
+    TextRewardEnv,
     TwoStepEnv,
     WaitToBeKilled,
     WalkEnv,
     exit_process,
     exit_python,
     kill_process,
+    raise_config_error,
     raise_error,
+    raise_error_in_half_characters,
     raise_error_that_cannot_be_shown,
     raise_error_with_odd_constructor,
     raise_local_error,
     segfault,
 )
+from tests.policies import FailingPolicy, FailsThirdTime
 from tests.runs import (
     EVERYWHERE,
     HERE,
@@ -158,8 +161,12 @@ def test_an_episode_that_fails_in_reset_has_no_trajectory_and_that_is_said(tmp_p
         ),
         (raise_local_error, "environment after 2 steps: LocalError: "),
         (raise_error_that_cannot_be_shown, "environment after 2 steps: SpeechlessError: "),
+        (
+            raise_error_in_half_characters,
+            r"environment after 2 steps: ValueError: half a smile: \ud83d",
+        ),
     ],
-    ids=["SystemExit", "odd constructor", "not picklable", "no words"],
+    ids=["SystemExit", "odd constructor", "not picklable", "no words", "half characters"],
 )
 def test_whatever_is_raised_is_told_as_text(where, fault, error, undisturbed, tmp_path):
     env = partial(FaultyEnv, fault, {5})
@@ -168,24 +175,6 @@ def test_whatever_is_raised_is_told_as_text(where, fault, error, undisturbed, tm
     (row,) = result.failures
     assert row.error.startswith(error)
     assert fault.__name__ in row.failure.traceback
-
-
-class FailingPolicy(StructuredPolicy):
-    """Plays the undisturbed run's random actions, and fails where some episodes start."""
-
-    def __init__(self, first_numbers: set[float], when: int) -> None:
-        self.first_numbers, self.when = first_numbers, when
-        self.policy = RandomPolicy(GymMazeEnv(WalkEnv()).action_spaces)
-
-    def start_episode(self, seed):
-        return {"actions": self.policy.start_episode(seed), "seen": []}
-
-    def act(self, observation, actor, memory, deterministic):
-        seen = memory["seen"]
-        seen.append(float(observation["observation"][0]))
-        if len(seen) == self.when + 1 and seen[0] in self.first_numbers:
-            raise ValueError("no idea what to do")
-        return self.policy.act(observation, actor, memory["actions"], deterministic)
 
 
 @everywhere
@@ -218,19 +207,42 @@ def test_in_a_structured_episode_too_the_steps_before_the_error_are_kept(where, 
     assert len(open_run(result).events("Placed")) == 4
 
 
-class FailsThirdTime(StructuredPolicy):
-    """Fails at the second placement, the fourth sub-step."""
+@everywhere
+@pytest.mark.parametrize("step", [RESET, 2])
+def test_an_error_in_the_configuration_is_not_that_of_an_episode(where, step):
+    runner = where.runner(record_trajectory=False, record_event_logs=False)
+    with pytest.raises(ConfigError, match=r"^set the port$"):
+        runner.run_with(partial(FaultyEnv, raise_config_error, {5}, step), seeding=numbered(N))
 
-    def start_episode(self, seed):
-        return []
 
-    def act(self, observation, actor, memory, deterministic):
-        memory.append(actor)
-        if len(memory) == 4:
-            raise RuntimeError("the third placement")
-        if actor.step_key == "select":
-            return {"piece": 1}
-        return {"position": np.zeros(2, np.float32), "rotation": 0}
+@everywhere
+def test_a_statistic_that_cannot_be_measured_fails_its_episode(where, tmp_path):
+    runner = where.runner(n_episodes=4, output_dir=tmp_path)
+    result = runner.run_with(partial(EventfulEnv, Divided(0.0), 2), seeding=numbered(4))
+    assert [row.ending == "failed" for row in result.episodes] == [False, False, True, False]
+    (row,) = result.failures
+    assert row.error == "environment after 6 steps: ZeroDivisionError: float division by zero"
+    assert len(open_run(result).events("Divided")) == 3
+    assert len(open_run(result).trajectory(2)) == 6
+
+
+@everywhere
+def test_what_is_no_event_is_refused(where):
+    runner = where.runner(n_episodes=4, record_trajectory=False, record_event_logs=False)
+    with pytest.raises(ContractError, match=r"episode 2 .*'boom' \(str\) .*expected an Event"):
+        runner.run_with(partial(EventfulEnv, "boom", 2), seeding=numbered(4))
+
+
+def test_a_structured_reward_that_is_none_cuts_the_episode_off(tmp_path):
+    with pytest.raises(ContractError, match=r"after 3 steps: the reward is 'much' \(str\)"):
+        sequential(n_episodes=1, output_dir=tmp_path).run_with(TextRewardEnv)
+    run = maze.load(tmp_path)
+    row = run.table.row(0)
+    assert (row.ending, row.n_steps) == ("failed", 1)
+    trajectory = run.trajectory(0)
+    assert len(trajectory) == 3
+    assert trajectory.rewards.sum() == row.episode_return
+    assert len(run.events("Reward")) == 2  # the second step has its first sub-step
 
 
 # Construction.
@@ -369,15 +381,6 @@ def test_a_worker_that_cannot_be_replaced_ends_the_run_and_keeps_what_was_finish
         parallel(n_processes=1, output_dir=tmp_path / "run").run_with(env, seeding=numbered(N))
     run = maze.load(tmp_path / "run")
     assert [row.ending for row in run.table] == len(run) * ["terminated"]
-
-
-class NoSecondWorkerEnv(FaultyEnv):
-    def __init__(self, directory):
-        super().__init__(kill_process, {8})
-        try:
-            (directory / "lock").touch(exist_ok=False)
-        except FileExistsError:
-            raise ValueError("only one may run") from None
 
 
 # The whole command.

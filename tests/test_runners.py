@@ -14,18 +14,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from gymnasium import spaces
 
 import maze
 from maze.core.agent.dummy_cartpole_policy import DummyCartPolePolicy
-from maze.core.agent.policy import FlatPolicy, StructuredPolicy
 from maze.core.errors import ConfigError, ContractError, OutputError, RunStoppedError
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
 from maze.core.rollout.result import RolloutResult
 from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
 from maze.core.seeding import Seeding
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
-from tests.envs import CountingEnv, FaultyEnv, TwoStepEnv, WalkEnv, raise_error
+from tests.envs import (
+    CountingEnv,
+    FaultyEnv,
+    HoldsLockEnv,
+    TwoStepEnv,
+    ViolatingDictEnv,
+    ViolatingEnv,
+    ViolatingUnboundedEnv,
+    WalkEnv,
+    raise_error,
+)
+from tests.policies import DeterministicSaysTwo, ShortBatches, SpoilingPolicy
 from tests.runs import (
     EVERYWHERE,
     HERE,
@@ -341,7 +350,7 @@ def test_what_is_no_policy_is_refused(where, policy, message):
         where.runner(**UNRECORDED).run_with("CartPole-v1", policy)
 
 
-@everywhere
+@here_and_there
 def test_explicit_seeds_are_played_in_their_order(where):
     seeding = Seeding(explicit_env_seeds=[7, 5, 3], explicit_agent_seeds=[1, 2, 3])
     result = where.runner(n_episodes=3, **UNRECORDED).run_with("CartPole-v1", seeding=seeding)
@@ -359,12 +368,7 @@ def test_a_list_of_seeds_that_is_too_short_shortens_the_run_and_says_so(where):
     assert "explicit_env_seeds has 3 seeds" in warning
 
 
-class DeterministicSaysTwo(FlatPolicy):
-    def act(self, observation, memory, deterministic):
-        return {"action": 2 if deterministic else 1}
-
-
-@everywhere
+@here_and_there
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_the_policy_is_told_whether_to_be_deterministic(where, deterministic, tmp_path):
     runner = where.runner(n_episodes=2, deterministic=deterministic, output_dir=tmp_path)
@@ -409,12 +413,6 @@ def test_an_environment_object_plays_as_fresh_ones_do(where):
     given = runner.run_with(env, seeding=SEEDING)
     fresh = runner.run_with(lambda: WalkEnv(n_steps=3), seeding=SEEDING)
     assert given.episodes.has_equal_episodes(fresh.episodes)
-
-
-class HoldsLockEnv(CountingEnv):
-    def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(n_steps=3, render_mode=render_mode)
-        self.lock = threading.Lock()
 
 
 def test_an_environment_object_that_cannot_be_copied_plays_here_in_one_lane():
@@ -616,38 +614,6 @@ def test_an_environment_that_cannot_draw_is_refused(tmp_path, monkeypatch):
 # Violations of the interface.
 
 
-class ViolatingEnv(WalkEnv):
-    """Follows the interface but for the third step (or the reset) of one episode."""
-
-    def __init__(self, spoil, place="step", seed=4):
-        super().__init__()
-        self.spoil, self.place, self.bad_seed = spoil, place, seed
-
-    def reset(self, *, seed=None, options=None):
-        result = super().reset(seed=seed)
-        return self.spoil(*result) if self.place == "reset" and seed == self.bad_seed else result
-
-    def step(self, action):
-        result = super().step(action)
-        is_bad = self.place == "step" and self.seed == self.bad_seed and self.count == 3
-        return self.spoil(*result) if is_bad else result
-
-
-class DictEnv(ViolatingEnv):
-    observation_space = spaces.Dict(
-        {"a": spaces.Box(0.0, 100.0, (2,), np.float32), "b": spaces.Discrete(3)}
-    )
-
-    def reset(self, *, seed=None, options=None):
-        observation, info = WalkEnv.reset(self, seed=seed)
-        return {"a": observation, "b": 1}, info
-
-    def step(self, action):
-        observation, *rest = WalkEnv.step(self, action)
-        result = ({"a": observation, "b": 1}, *rest)
-        return self.spoil(*result) if self.seed == self.bad_seed and self.count == 3 else result
-
-
 VIOLATIONS = {
     "a step of four values": (
         lambda o, r, te, tr, i: (o, r, te, i),
@@ -684,6 +650,10 @@ VIOLATIONS = {
     "a reward that is None": (
         lambda o, r, *rest: (o, None, *rest),
         r"the reward is None \(NoneType\), expected a number",
+    ),
+    "a reward beyond all floats": (
+        lambda o, r, *rest: (o, 10**400, *rest),
+        r"the reward is 10*\.* \(int\), expected a number",
     ),
     "a reward that is a text": (
         lambda o, r, *rest: (o, "1.0", *rest),
@@ -776,23 +746,8 @@ def test_a_reset_that_is_none_stops_the_run_too(where, spoil, message):
 def test_dictionary_observations_are_checked_by_key(where, spoil, message):
     with pytest.raises(ContractError, match=where_it_happened(3) + message):
         where.runner(n_episodes=8, **UNRECORDED).run_with(
-            partial(DictEnv, spoil), seeding=numbered(8)
+            partial(ViolatingDictEnv, spoil), seeding=numbered(8)
         )
-
-
-class SpoilingPolicy(StructuredPolicy):
-    """Acts 0, but for the third time in the episode whose first observation is given."""
-
-    def __init__(self, action: Any, first_observation: float) -> None:
-        self.action, self.first_observation = action, first_observation
-
-    def start_episode(self, seed):
-        return []
-
-    def act(self, observation, actor, memory, deterministic):
-        memory.append(float(observation["observation"][0]))
-        is_bad = memory[0] == self.first_observation and len(memory) == 3
-        return self.action if is_bad else {"action": 0}
 
 
 def first_number(seed: int) -> float:
@@ -833,14 +788,6 @@ def test_an_action_that_is_none_stops_the_run_and_blames_the_policy(
             assert len(maze.load(tmp_path).trajectory(4).observations) == 3
 
 
-class ShortBatches(StructuredPolicy):
-    def act(self, observation, actor, memory, deterministic):
-        return {"action": 1}
-
-    def act_batch(self, observations, actors, memories, deterministic):
-        return [{"action": 1}] * (len(observations) - 1)
-
-
 @in_both_runners
 def test_a_batch_with_too_few_actions_is_refused(where):
     runner = where.runner(n_lanes=4, **UNRECORDED)
@@ -852,26 +799,19 @@ def test_a_batch_with_too_few_actions_is_refused(where):
 # What happens then is an option.
 
 
-def spoil_reward(observation, reward, *rest):
-    return (observation, float("nan"), *rest)
-
-
-def spoil_observation(observation, *rest):
-    return (np.array([np.nan, 1.0], np.float32), *rest)
-
-
-class UnboundedEnv(ViolatingEnv):
-    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-
+A_NAN = lambda o, *rest: (np.array([np.nan, 1.0], np.float32), *rest)  # noqa: E731
 
 NANS = {
-    "reward": (partial(ViolatingEnv, spoil_reward), "the reward is NaN"),
-    "observation": (partial(ViolatingEnv, spoil_observation), "is NaN"),
-    "unbounded observation": (partial(UnboundedEnv, spoil_observation), "is NaN"),
+    "reward": (
+        partial(ViolatingEnv, lambda o, r, *rest: (o, float("nan"), *rest)),
+        "the reward is NaN",
+    ),
+    "observation": (partial(ViolatingEnv, A_NAN), "is NaN"),
+    "unbounded observation": (partial(ViolatingUnboundedEnv, A_NAN), "is NaN"),
 }
 
 
-@everywhere
+@here_and_there
 @pytest.mark.parametrize("of", NANS)
 def test_by_default_a_nan_fails_its_episode(where, of, tmp_path):
     env, message = NANS[of]
@@ -888,7 +828,7 @@ def test_by_default_a_nan_fails_its_episode(where, of, tmp_path):
     assert np.isnan(stored.rewards[2] if of == "reward" else stored.observations[3, 0])
 
 
-@everywhere
+@here_and_there
 @pytest.mark.parametrize("of", NANS)
 def test_a_nan_can_be_counted_only(where, of, tmp_path):
     env, _ = NANS[of]
@@ -903,7 +843,7 @@ def test_a_nan_can_be_counted_only(where, of, tmp_path):
     assert np.isnan(stored.rewards[2] if of == "reward" else stored.observations[3, 0])
 
 
-@everywhere
+@here_and_there
 @pytest.mark.parametrize("of", NANS)
 def test_a_nan_can_stop_the_run(where, of):
     env, message = NANS[of]
@@ -911,7 +851,7 @@ def test_a_nan_can_stop_the_run(where, of):
         where.runner(n_episodes=8, on_nan="stop", **UNRECORDED).run_with(env, seeding=numbered(8))
 
 
-@everywhere
+@here_and_there
 @pytest.mark.parametrize(
     ("option", "endings"), [("fail", [7, 1]), ("allow", [8, 0])], ids=["fail", "allow"]
 )
@@ -930,13 +870,12 @@ def test_a_value_out_of_bounds_can_fail_its_episode_or_be_allowed(where, option,
         assert len(stored) == 5
 
 
-def push_too_far(observation):
-    return np.array([5.0], np.float32)
-
-
-@everywhere
+@here_and_there
 @pytest.mark.parametrize("option", ["stop", "fail", "allow"])
 def test_so_can_an_action_out_of_bounds(where, option, tmp_path):
+    def push(observation):
+        return np.array([5.0], np.float32)
+
     runner = where.runner(
         n_episodes=3, max_episode_steps=4, on_out_of_space=option, output_dir=tmp_path
     )
@@ -945,16 +884,16 @@ def test_so_can_an_action_out_of_bounds(where, option, tmp_path):
             r"policy, in episode 0 .* after 0 steps: action\[0\] is 5\.0, which is not in \[-2"
         )
         with pytest.raises(ContractError, match=message):
-            runner.run_with("Pendulum-v1", push_too_far)
+            runner.run_with("Pendulum-v1", push)
         return
-    result = runner.run_with("Pendulum-v1", push_too_far)
+    result = runner.run_with("Pendulum-v1", push)
     assert result.endings["failed"] == (3 if option == "fail" else 0)
     for trajectory in open_run(result):
         assert set(trajectory.actions.ravel().tolist()) == {5.0}
         assert len(trajectory.actions) == (1 if option == "fail" else 4)
 
 
-@everywhere
+@here_and_there
 def test_an_error_can_stop_the_run(where, tmp_path):
     runner = where.runner(n_episodes=8, on_error="stop", output_dir=tmp_path)
     with pytest.raises(

@@ -150,7 +150,9 @@ class BatchEncoder:
                 cells = [_cell(getattr(event, name)) for name in event.attributes()]
                 by_type.setdefault(type(event), []).append("\t".join([prefix, str(time), *cells]))
             for event_type, same in by_type.items():
-                self._texts(event_type)[position] = ("\n".join(same) + "\n").encode()
+                self._texts(event_type)[position] = ("\n".join(same) + "\n").encode(
+                    "utf-8", "backslashreplace"
+                )
 
     def _reward_lines(self, prefix: str, values: list[float]) -> str:
         """Return the lines of the reward log. There is one for every step that is ever played."""

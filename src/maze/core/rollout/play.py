@@ -347,6 +347,8 @@ class Lane:
                     agent_ids=agents_of.get(key, []) if env_times is not None else None,
                 )
             self._is_clean = True
+        measured, events, event_failure = _measured(events, len(rewards))
+        failure = failure or event_failure
         ending: Ending
         truncated_by: TruncatedBy = ""
         if failure is not None:
@@ -357,15 +359,18 @@ class Lane:
         else:
             ending, truncated_by = "truncated", "env" if truncated else "runner"
         reward_failure: Failure | None = None
-        if not _NUMBER_TYPES.issuperset(map(type, rewards)):
+        try:
+            if not _NUMBER_TYPES.issuperset(map(type, rewards)):
+                raise TypeError
+            reward_column = np.array(rewards, dtype=np.float64)
+        except (TypeError, OverflowError):
             reward_failure = _reward_failure(rewards)
             rewards = rewards[: reward_failure.step] + [0.0] * (len(rewards) - reward_failure.step)
-        reward_column = np.array(rewards, dtype=np.float64)
+            reward_column = np.array(rewards, dtype=np.float64)
         policy_seconds = self.policy_seconds if self._shares_process else away
         seconds = perf_counter() - started
         if self._shares_process:
             seconds += policy_seconds - away
-        measured = measure_events(events) if events else _NOTHING_MEASURED
         episode = Episode(
             spec=spec,
             episode_id=episode_id(spec),
@@ -410,7 +415,7 @@ def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episo
     # Events know their time and not their sub-step: those of an unfinished step are all kept.
     is_over = n_steps if env_times is None else n_steps + 1
     events = [(time, event) for time, event in episode.events if time < max(is_over, 1)]
-    measured = measure_events(events)
+    measured, events, _ = _measured(events, step)
     return episode._replace(
         ending="failed",
         truncated_by="",
@@ -432,7 +437,8 @@ def sum_rewards(rewards: Sequence[float]) -> float:
     try:
         return math.fsum(rewards)
     except (OverflowError, ValueError):  # Infinities of both signs, or beyond the largest float.
-        return float(np.sum(np.array(rewards, dtype=np.float64)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            return float(np.sum(np.array(rewards, dtype=np.float64)))
     except TypeError:
         return math.nan
 
@@ -450,12 +456,33 @@ def digest_of(columns: dict[StepKey, StepColumns], rewards: NDArray[np.float64])
 
 
 def _reward_failure(rewards: Sequence[Any]) -> Failure:
-    """Tell of the first reward that is not a number."""
-    step, wrong = next(
-        (i, reward) for i, reward in enumerate(rewards) if type(reward) not in _NUMBER_TYPES
-    )
+    """Tell of the first reward that is not a number, or not one that fits 64 bits."""
+    step, wrong = next((i, reward) for i, reward in enumerate(rewards) if not _is_number(reward))
     message = f"the reward is {_describe(wrong)}, expected a number (float(...) it)"
     return Failure("step", step, "ContractError", message, "", is_contract_violation=True)
+
+
+def _is_number(reward: Any) -> bool:
+    is_too_large = type(reward) is int and abs(reward) > sys.float_info.max
+    return type(reward) in _NUMBER_TYPES and not is_too_large
+
+
+def _measured(
+    events: list[tuple[int, Event]], n_steps: int
+) -> tuple[Measurement, list[tuple[int, Event]], Failure | None]:
+    """Measure the statistics of events. What cannot be measured fails the episode."""
+    if not events:
+        return _NOTHING_MEASURED, events, None
+    try:
+        return measure_events(events), events, None
+    except Exception as error:
+        for time, event in events:
+            if not isinstance(event, Event):
+                wrong = ContractError(
+                    f"{_describe(event)} is among the events of step {time}, expected an Event"
+                )
+                return _NOTHING_MEASURED, [], _failure("step", n_steps, wrong)
+        return _NOTHING_MEASURED, events, _failure("step", n_steps, error)
 
 
 def _check_flags(terminated: Any, truncated: Any) -> None:
@@ -476,8 +503,8 @@ def _failure(place: FailurePlace, step: int, error: BaseException) -> Failure:
         place=place,
         step=step,
         exception_type=type(error).__name__,
-        message=_message(error),
-        traceback="".join(traceback.format_exception(error)),
+        message=_printable(_message(error)),
+        traceback=_printable("".join(traceback.format_exception(error))),
         is_contract_violation=isinstance(error, ContractError),
     )
 
@@ -487,6 +514,11 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception as another:
         return f"(its message cannot be shown: {type(another).__name__})"
+
+
+def _printable(text: str) -> str:
+    """Escape halves of characters, which no file and no terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def drive(
@@ -523,19 +555,23 @@ def _play_alone(
         observation = next(turns)
         try:
             memory = policy.start_episode(spec.agent_seed)
-            while True:
-                action = act(observation, lane.actor, memory, deterministic)
-                try:
-                    observation = send(action)
-                except StopIteration as end:
-                    return _played(end)
         except (Exception, SystemExit) as error:
-            failed = _PolicyFailed()
-            failed.__cause__ = error
-            turns.throw(failed)
+            turns.throw(_policy_failed(error))
+        while True:
+            # Only what the policy raises: what comes out of the episode itself is not its fault.
+            try:
+                action = act(observation, lane.actor, memory, deterministic)
+            except (Exception, SystemExit) as error:
+                turns.throw(_policy_failed(error))
+            observation = send(action)
     except StopIteration as end:
         return _played(end)
-    raise AssertionError("an episode goes on after its policy failed")
+
+
+def _policy_failed(error: BaseException) -> _PolicyFailed:
+    failed = _PolicyFailed()
+    failed.__cause__ = error
+    return failed
 
 
 def _played(end: StopIteration) -> Episode:
