@@ -523,9 +523,9 @@ class TextRewardEnv(TwoStepEnv):
     """Rewards its second placement with a text."""
 
     def step(self, action: Action) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
-        observation, reward, *rest = super().step(action)
+        observation, reward, terminated, truncated, info = super().step(action)
         is_bad = self._time == 2 and self._piece is None
-        return (observation, "much" if is_bad else reward, *rest)
+        return observation, "much" if is_bad else reward, terminated, truncated, info
 
 
 def raise_config_error() -> None:

@@ -387,7 +387,9 @@ def test_a_worker_that_cannot_be_replaced_ends_the_run_and_keeps_what_was_finish
 
 
 @contextlib.contextmanager
-def maze_run(directory: Path, *options: str) -> Iterator[psutil.Popen]:
+def maze_run(
+    directory: Path, *options: str, has_begun: Callable[[psutil.Popen], bool] | None = None
+) -> Iterator[psutil.Popen]:
     """Start a run that would take minutes, wait until it has written, and clean up in the end."""
     command = [
         *(sys.executable, "-m", "maze.cli.maze_run", "env=gym_env", f"hydra.run.dir={directory}"),
@@ -395,8 +397,8 @@ def maze_run(directory: Path, *options: str) -> Iterator[psutil.Popen]:
     ]
     process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        journal = directory / "journal.jsonl"
-        wait_for(lambda: process.poll() is not None or has_lines(journal, 2))
+        begun = has_begun or (lambda _: has_lines(directory / "journal.jsonl", 2))
+        wait_for(lambda: process.poll() is not None or begun(process))
         assert process.poll() is None, process.communicate()
         yield process
     finally:
@@ -461,6 +463,21 @@ def test_ctrl_c_ends_the_command_soon_with_all_that_was_finished(options, tmp_pa
     assert statistics["n_episodes"] == len(rows)
     assert statistics["run"]["interrupted"] is True
     assert statistics["run"]["request_met"] is False
+
+
+def test_ctrl_c_while_the_workers_start_is_as_quiet(tmp_path):
+    def has_begun(process: psutil.Popen) -> bool:
+        return bool(processes_below(process))
+
+    with maze_run(tmp_path / "run", "runner.n_processes=2", has_begun=has_begun) as process:
+        time.sleep(0.15)  # The fork server imports modules now.
+        for one in [process, *processes_below(process)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=10)
+    assert process.returncode == 130, errors
+    assert "0 of 1,000,000 episodes" in output
+    assert "Traceback" not in output + errors
 
 
 @pytest.mark.parametrize("options", RUNNER_OPTIONS.values(), ids=RUNNER_OPTIONS)

@@ -35,6 +35,7 @@ OTHERS = ["CarRacing-v3"]  # images
 ATARI = ["ALE/Pong-v5", "ALE/Breakout-v5", "BreakoutNoFrameskip-v4"]
 
 
+@pytest.mark.filterwarnings("ignore:.*is out of date")
 @pytest.mark.parametrize("name", [*CLASSIC_CONTROL, *TOY_TEXT, *BOX2D, *MUJOCO, *OTHERS, *ATARI])
 def test_it_is_recorded_as_it_was_and_replays(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo leaves a log file there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from maze.core.rollout.job import EnvSource, PolicySource, WrapperSource
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
@@ -53,28 +54,20 @@ def rollout(
         ConfigError: If something of this cannot be used.
         ContractError: If environment or policy violate their interface.
     """
+    options: dict[str, Any] = {
+        "n_episodes": n_episodes,
+        "max_episode_steps": max_episode_steps,
+        "record_trajectory": output_dir is not None,
+        "record_event_logs": output_dir is not None,
+        "deterministic": deterministic,
+        "n_lanes": n_lanes,
+        "show_progress": show_progress,
+    }
     runner: RolloutRunner
     if n_processes == 1:
-        runner = SequentialRolloutRunner(
-            n_episodes,
-            max_episode_steps,
-            record_trajectory=output_dir is not None,
-            record_event_logs=output_dir is not None,
-            deterministic=deterministic,
-            n_lanes=n_lanes,
-            show_progress=show_progress,
-        )
+        runner = SequentialRolloutRunner(**options)
     else:
-        runner = ParallelRolloutRunner(
-            n_processes,
-            n_episodes,
-            max_episode_steps,
-            record_trajectory=output_dir is not None,
-            record_event_logs=output_dir is not None,
-            deterministic=deterministic,
-            n_lanes=n_lanes,
-            show_progress=show_progress,
-        )
+        runner = ParallelRolloutRunner(n_processes, **options)
     if seed is None:
         seed = Seeding().resolved().env_base_seed
     seeding = seed if isinstance(seed, Seeding) else Seeding(seed, seed)

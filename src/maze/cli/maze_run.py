@@ -75,6 +75,7 @@ class Command:
         if launch_directory not in sys.path:
             sys.path.append(launch_directory)
         sys.argv = [sys.argv[0], *arguments]
+        logging.raiseExceptions = False  # A full disk is reported once, not by each log line too.
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hands its errors on instead of printing them
 
         from maze.cli.callbacks import Refusal

@@ -297,11 +297,12 @@ def _arrow_array(
     validity = None if is_present is None else _bitmap(is_present)
     if isinstance(values, list):
         # What an exception says may hold half a character, for which UTF-8 has no bytes.
-        texts = [text.encode("utf-8", "backslashreplace") for text in values]
-        offsets = np.zeros(len(texts) + 1, dtype=np.int32)
-        np.cumsum([len(text) for text in texts], out=offsets[1:])
+        texts = [text.encode("utf-8", "backslashreplace") for text in values] if any(values) else []
+        offsets = np.zeros(len(values) + 1, dtype=np.int32)
+        if texts:
+            np.cumsum([len(text) for text in texts], out=offsets[1:])
         buffers = [validity, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(texts))]
-        return pa.Array.from_buffers(pa.string(), len(texts), buffers)
+        return pa.Array.from_buffers(pa.string(), len(values), buffers)
     if values.dtype == np.bool_:
         bits = _bitmap(values)
         return pa.Array.from_buffers(pa.bool_(), len(values), [validity, bits])
@@ -375,13 +376,14 @@ class EpisodeTableBuilder:
         """
         indices = np.array(self._columns["episode_index"], dtype=np.int64)
         order = np.argsort(indices, kind="stable")
+        arrivals_in_order = order.tolist()
         twice = np.flatnonzero(np.diff(indices[order]) == 0)
         if len(twice):
             raise ValueError(f"episode {indices[order][twice[0]]} is there twice")
         columns: dict[str, NDArray[Any] | list[str]] = {}
         for name, (_, kind) in _FIXED_COLUMNS.items():
             if kind == "string":
-                columns[name] = [self._columns[name][arrival] for arrival in order]
+                columns[name] = list(map(self._columns[name].__getitem__, arrivals_in_order))
             else:
                 columns[name] = np.array(self._columns[name])[order]
         statistics = {}
@@ -396,7 +398,7 @@ class EpisodeTableBuilder:
             statistics[name] = (by_arrival[order], is_present[order])
         failures = {
             position: self._failures[arrival]
-            for position, arrival in enumerate(order.tolist())
+            for position, arrival in enumerate(arrivals_in_order)
             if arrival in self._failures
         }
         return EpisodeTable(columns, statistics, failures)

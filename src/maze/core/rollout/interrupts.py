@@ -11,6 +11,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 
@@ -22,8 +23,11 @@ def held_interrupts() -> Iterator[list[int]]:
         A list that gets an entry for each interrupt.
     """
     noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted  # Signals reach the main thread only.
+    is_main = threading.current_thread() is threading.main_thread()
+    # Signals reach the main thread only, and a process that ignores them, as workers do, goes on
+    # to do so.
+    if not is_main or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+        yield noted
         return
 
     def note(signal_number: int, _: Any) -> None:
@@ -43,3 +47,21 @@ def late_interrupts() -> Iterator[None]:
         yield
     if noted:
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Start processes to which Ctrl-C means nothing, not even while they import modules.
+
+    A terminal sends it to all processes below it. A process inherits which signals are blocked.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # It would be started in between, and unblocks the signal when it is.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

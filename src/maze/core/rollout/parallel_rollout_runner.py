@@ -9,6 +9,7 @@ played one at a time, so that one that kills its process takes no other with it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -29,11 +30,13 @@ from maze.core import errors
 from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeSpec, Failure
 from maze.core.errors import MazeError, RunStoppedError
 from maze.core.rollout.checks import OnNaN, OnOutOfSpace
-from maze.core.rollout.interrupts import late_interrupts
+from maze.core.rollout.interrupts import deaf_children, late_interrupts
 from maze.core.rollout.job import Job, WrapperSource
 from maze.core.rollout.play import episode_id
 from maze.core.rollout.rollout_runner import Batches, OnError, RolloutRunner, check_count
 from maze.core.rollout.worker import NOT_PLAYING, Broken, Done, Finish, Play, Ready, work
+
+_USUALLY_NEEDED = ("maze.core.agent.random_policy", "maze.core.wrappers.maze_gym_env_wrapper")
 
 # Work that a worker has in hand, in seconds: more than it takes until the parent hears of it.
 _SECONDS_AHEAD = 0.75
@@ -130,10 +133,10 @@ class _Pool:
     ) -> None:
         self._job = job.to_bytes()
         self._n_lanes = job.n_lanes
-        self._specs = specs
+        self._fresh = iter(specs)
+        self._n_fresh = len(specs)
         self._n_workers = n_workers
         self._max_attempts = max_attempts
-        self._next = 0
         self._again: deque[EpisodeSpec] = deque()
         """Handed out before, to a worker that died before it started them."""
         self._suspects: deque[EpisodeSpec] = deque()
@@ -207,7 +210,7 @@ class _Pool:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=work, args=(theirs, self._job, playing), daemon=True, name="maze-worker"
         )
-        with _STARTING, _without_main_module(), _one_thread_a_process():
+        with _STARTING, deaf_children(), _without_main_module(), _one_thread_a_process():
             process.start()
         theirs.close()
         return _Member(process, ours, playing)
@@ -221,7 +224,7 @@ class _Pool:
             return
         if self._deaths and any(index in self._deaths for index in member.in_hand):
             return  # It plays a suspect, alone.
-        n_open = len(self._again) + len(self._specs) - self._next
+        n_open = len(self._again) + self._n_fresh
         wanted = min(self._target(), max(self._n_lanes, n_open // (2 * self._n_workers)))
         # Topped up in portions: a message for each single episode would cost more than it.
         if not n_open or len(member.in_hand) > max(wanted // 2, self._n_lanes - 1):
@@ -230,10 +233,11 @@ class _Pool:
         while len(member.in_hand) + len(portion) < max(wanted, 1):
             if self._again:
                 portion.append(self._again.popleft())
-            elif self._next < len(self._specs):
-                portion.append(self._specs[self._next])
-                self._next += 1
             else:
+                wanted_more = wanted - len(member.in_hand) - len(portion)
+                fresh = list(itertools.islice(self._fresh, max(wanted_more, 1)))
+                self._n_fresh -= len(fresh)
+                portion.extend(fresh)
                 break
         if portion:
             self._send(member, portion)
@@ -317,7 +321,7 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # Imported once, by the server, and not again by each worker.
-    context.set_forkserver_preload([work.__module__])
+    context.set_forkserver_preload([work.__module__, *_USUALLY_NEEDED])
     return context
 
 

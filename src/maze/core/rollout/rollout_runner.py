@@ -29,7 +29,7 @@ from maze.core.rollout.result import RolloutResult
 from maze.core.seeding import Seeding
 from maze.core.sinks.event_log_sink import EventLogSink
 from maze.core.sinks.ledger_sink import LedgerSink
-from maze.core.sinks.sink import Sink
+from maze.core.sinks.sink import Sink, Sinks
 from maze.core.sinks.trajectory_sink import TrajectorySink
 from maze.core.statistics.run_statistics import RunStatistics
 from maze.version import __version__
@@ -150,16 +150,10 @@ class RolloutRunner(ABC):
         job = self._job(env, agent, wrappers, config, directory)
         statistics = RunStatistics()
         ledger = LedgerSink(directory, config, command)
-        sinks: list[Sink] = [ledger]
-        if directory is not None:
-            if self.record_event_logs:
-                sinks.insert(0, EventLogSink(directory / "event_logs"))
-            if self.record_trajectory:
-                sinks.insert(0, TrajectorySink(directory / "trajectory_data"))
+        sinks = Sinks([*self._sinks(directory), ledger], directory)
         interrupted, stopping = False, None
         warnings: list[str] = [plan.warning] if plan.warning else []
-        for sink in reversed(sinks):  # The ledger first: it sees whether the directory can be used.
-            sink.open()
+        sinks.open()
         batches = self.episodes(job, plan)
         try:
             with Progress(len(plan), self.show_progress) as progress:
@@ -168,8 +162,7 @@ class RolloutRunner(ABC):
                     # What comes while a batch is written is told to the runner afterwards.
                     batch = batches.throw(KeyboardInterrupt()) if interrupts else next(batches)
                     with held_interrupts() as interrupts:
-                        for sink in sinks:
-                            sink.write(batch)
+                        sinks.write(batch)
                         statistics.add(batch)
                         warnings.extend(text for text in batch.warnings if text not in warnings)
                         progress.update(
@@ -183,8 +176,7 @@ class RolloutRunner(ABC):
         finally:
             batches.close()
             with held_interrupts():
-                for sink in sinks:
-                    sink.close()
+                sinks.close()
         env_name, policy_name = _names(config)
         result = RolloutResult(
             statistics=statistics.summaries(),
@@ -212,6 +204,15 @@ class RolloutRunner(ABC):
         if stopping is not None:
             raise _stopped(stopping, result)
         return result
+
+    def _sinks(self, directory: Path | None) -> list[Sink]:
+        """Return the sinks for the episodes' data."""
+        sinks: list[Sink] = []
+        if directory is not None and self.record_trajectory:
+            sinks.append(TrajectorySink(directory / "trajectory_data"))
+        if directory is not None and self.record_event_logs:
+            sinks.append(EventLogSink(directory / "event_logs"))
+        return sinks
 
     def _directory(self, output_dir: str | Path | None) -> Path | None:
         if output_dir is not None:

@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from maze.core.episode import EpisodeBatch
 from maze.core.sinks.sink import Sink
+
+_COPIED_AT_ONCE = 2**20
 
 
 @dataclass
@@ -63,15 +67,20 @@ class EventLogSink(Sink):
 
 def _sort(path: Path, log: _Log) -> None:
     """Rewrite a log in episode order; the old file stays until the new one is whole."""
-    offsets, offset = array("q"), len(log.header)
-    for size in log.sizes:
-        offsets.append(offset)
-        offset += size
-    order = sorted(range(len(offsets)), key=log.indices.__getitem__)
+    indices, sizes = np.array(log.indices), np.array(log.sizes)
+    ends = np.cumsum(sizes) + len(log.header)
+    order = np.argsort(indices, kind="stable")
+    # Most episodes stand behind the one before them already: such stretches are copied at once.
+    begins = np.flatnonzero(np.diff(order, prepend=-2) != 1)
+    firsts, lasts = order[begins], order[np.append(begins[1:], len(order)) - 1]
     sorted_path = path.with_suffix(".tsv.sorting")
     with path.open("rb") as source, sorted_path.open("wb") as target:
         target.write(log.header)
-        for piece in order:
-            source.seek(offsets[piece])
-            target.write(source.read(log.sizes[piece]))
+        starts, stops = (ends - sizes)[firsts].tolist(), ends[lasts].tolist()
+        for start, stop in zip(starts, stops, strict=True):
+            source.seek(start)
+            while start < stop:
+                piece = source.read(min(stop - start, _COPIED_AT_ONCE))
+                target.write(piece)
+                start += len(piece)
     os.replace(sorted_path, path)

@@ -71,8 +71,10 @@ def summarize(values: Sequence[float] | NDArray[np.float64]) -> Summary:
         nan = math.nan
         return Summary(0, nan, nan, nan, nan, nan, nan, nan, n_nan)
     lowest, highest = float(numbers[0]), float(numbers[-1])
-    with np.errstate(invalid="ignore", over="ignore"):
-        median = float(np.median(numbers))
+    below, above = float(numbers[(n - 1) // 2]), float(numbers[n // 2])
+    median = (below + above) / 2
+    if math.isinf(median):  # The sum was too large for a float, or one of them is infinite.
+        median = below / 2 + above / 2
     mean, std = _mean_and_std(numbers)
     half_width = t_quantile(n - 1) * std / math.sqrt(n) if n > 1 else math.nan
     return Summary(
