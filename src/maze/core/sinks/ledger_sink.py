@@ -105,6 +105,10 @@ def read_journal(path: Path) -> Iterator[dict[str, Sequence[Any]]]:
             if not line.endswith("\n"):
                 return
             columns = json.loads(line)
+            n_rows = len(columns["episode_index"])
+            for name, column in columns.items():
+                if isinstance(column, dict):
+                    columns[name] = [column["all"]] * n_rows
             if columns.pop("has_odd_numbers", False):
                 for name in ("episode_return", "seconds"):
                     columns[name] = [float(value) for value in columns[name]]
@@ -119,14 +123,20 @@ def read_journal(path: Path) -> Iterator[dict[str, Sequence[Any]]]:
 
 
 def _journal_line(batch: EpisodeBatch) -> str:
-    """Return the rows as JSON, by column."""
+    """Return the rows as JSON: a list for each column, or ``{"all": value}`` if all are equal."""
     by_column = zip(*batch.rows, strict=True)
     columns: dict[str, Any] = dict(zip(EpisodeRow._fields, by_column, strict=True))
     if batch.zero_statistics:
         columns["zero_statistics"] = sorted(batch.zero_statistics)
-    columns["failure"] = [
-        None if failure is None else asdict(failure) for failure in columns["failure"]
-    ]
+    if any(columns["failure"]):
+        columns["failure"] = [
+            None if failure is None else asdict(failure) for failure in columns["failure"]
+        ]
+    # Most columns say the same of all: they are terminated, started once, and nothing was wrong.
+    for name in EpisodeRow._fields:
+        first = columns[name][0]
+        if len(batch.rows) > 1 and columns[name].count(first) == len(batch.rows):
+            columns[name] = {"all": first}
     try:
         return json.dumps(columns, allow_nan=False)
     except ValueError:

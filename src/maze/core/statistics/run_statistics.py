@@ -70,29 +70,33 @@ class RunStatistics:
     def add_rows(self, rows: Iterable[EpisodeRow]) -> None:
         """Take in episodes by their rows, such as those of a table that was read back."""
         rows = tuple(rows)
+        if not rows:
+            return
+        played = rows
         failed = [row for row in rows if row.ending == "failed"]
         if failed:
             for row in failed:
                 bisect.insort(self._failures, row, key=lambda row: row.episode_index)
             del self._failures[N_FAILURES_KEPT:]
-        for row in rows:
-            self.endings[row.ending] += 1
-            self.n_steps += row.n_steps
-            self.n_nan += row.n_nan
-            self.seconds += row.seconds
-            if row.truncated_by == "runner":
-                self.n_truncated_by_runner += 1
-        played = [row for row in rows if row.ending != "failed"] if failed else rows
+            played = tuple(row for row in rows if row.ending != "failed")
+        column = dict(zip(EpisodeRow._fields, zip(*rows, strict=True), strict=True))
+        for ending in ENDINGS:
+            self.endings[ending] += column["ending"].count(ending)
+        self.n_truncated_by_runner += column["truncated_by"].count("runner")
+        self.n_steps += sum(column["n_steps"])
+        self.n_nan += sum(column["n_nan"])
+        self.seconds += sum(column["seconds"])
         returns = [row.episode_return for row in played]
         self._returns.extend(returns)
         self._step_counts.extend([row.n_steps for row in played])
         self._sum_of_returns += sum(returns)
-        for row in played:
-            for name, value in row.statistics.items():
-                values = self._statistics.get(name)
-                if values is None:
-                    values = self._statistics[name] = array("d")
-                values.append(value)
+        if any(column["statistics"]):
+            for row in played:
+                for name, value in row.statistics.items():
+                    values = self._statistics.get(name)
+                    if values is None:
+                        values = self._statistics[name] = array("d")
+                    values.append(value)
 
     @property
     def n_episodes(self) -> int:
