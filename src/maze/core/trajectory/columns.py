@@ -231,13 +231,14 @@ def _single_leaf_recorder(
         def record_discrete(value: Any) -> None:
             try:
                 number = value[key]
-                if type(number) not in _INTEGER_TYPES:
+                if type(number) is not int and type(number) not in _INTEGER_TYPES:
                     if not (isinstance(number, np.ndarray) and child.contains(number)):
                         raise _Mismatch
                     number = int(number)
-                if len(value) != 1 or not start <= number < stop:
+                if start <= number < stop and len(value) == 1:
+                    append(number)
+                else:
                     raise _Mismatch
-                append(number)
             except Exception as error:
                 raise SpaceError(explain(space, value, role)) from error
 
@@ -248,12 +249,15 @@ def _single_leaf_recorder(
         def record_array(value: Any) -> None:
             try:
                 array = value[key]
-                found = array.dtype
-                if (found is not dtype and found != dtype) or array.shape != shape:
+                # Mostly it is the very same dtype object, which needs no comparison.
+                if (
+                    (array.dtype is dtype or array.dtype == dtype)
+                    and array.shape == shape
+                    and len(value) == 1
+                ):
+                    append(array.tobytes())
+                else:
                     raise _Mismatch
-                if len(value) != 1:
-                    raise _Mismatch
-                append(array.tobytes())
             except Exception as error:
                 raise SpaceError(explain(space, value, role)) from error
 
