@@ -17,6 +17,7 @@ import yaml
 
 import maze
 from maze.core.agent.dummy_cartpole_policy import DummyCartPolePolicy
+from maze.core.agent.policy import StructuredPolicy
 from maze.core.errors import ConfigError, ContractError, OutputError, RunStoppedError
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
 from maze.core.rollout.result import RolloutResult
@@ -906,3 +907,22 @@ def test_an_error_can_stop_the_run(where, tmp_path):
     assert not result.request_met
     assert "the pole broke" in result.stopped_because
     assert len(maze.load(tmp_path)) == result.n_done
+
+
+class OnlyOneByOne(StructuredPolicy):
+    """Its batched form is broken, and its plain one is not."""
+
+    def act(self, observation, actor, memory, deterministic):
+        return {"action": 0}
+
+    def act_batch(self, observations, actors, memories, deterministic):
+        raise NotImplementedError("batches")
+
+
+def test_a_batched_form_that_fails_where_the_plain_one_does_not_is_told(tmp_path):
+    result = SequentialRolloutRunner(n_episodes=3, n_lanes=2, output_dir=tmp_path / "run").run_with(
+        "CartPole-v1", OnlyOneByOne()
+    )
+    assert result.request_met
+    assert len(result.warnings) == 1
+    assert "act_batch of OnlyOneByOne raised NotImplementedError: batches" in result.warnings[0]

@@ -526,6 +526,7 @@ def drive(
     policy: StructuredPolicy,
     next_spec: Callable[[bool], EpisodeSpec | None],
     deterministic: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Episode]:
     """Play specs until there are no more, and yield the episodes as they end.
 
@@ -535,6 +536,7 @@ def drive(
         next_spec: gives the next spec, or ``None`` for none now. It is called with ``True`` when
             nothing is being played: then ``None`` means that there are no more.
         deterministic: passed to the policy.
+        warn: told what the user should know about how the episodes were played.
     """
     if len(lanes) == 1:
         while (spec := next_spec(True)) is not None:
@@ -543,7 +545,7 @@ def drive(
                 episode = _play_alone(lanes[0], policy, spec, deterministic)
             yield episode
     else:
-        yield from _play_together(lanes, policy, next_spec, deterministic)
+        yield from _play_together(lanes, policy, next_spec, deterministic, warn)
 
 
 def _play_alone(
@@ -596,6 +598,7 @@ def _play_together(
     policy: StructuredPolicy,
     next_spec: Callable[[bool], EpisodeSpec | None],
     deterministic: bool,
+    warn: Callable[[str], None],
 ) -> Iterator[Episode]:
     free = list(reversed(lanes))
     playing: list[_Turn] = []
@@ -627,14 +630,23 @@ def _play_together(
                 [turn.memory for turn in playing],
                 deterministic,
             )
-        except (Exception, SystemExit):
+        except (Exception, SystemExit) as error:
             # One of them is to blame, and the others must not suffer. Played again from their
             # seeds, each alone, exactly those fail that have to.
             for turn in playing:
                 turn.turns.close()
+            is_to_blame = False
             for turn in playing:
-                yield _play_alone(turn.lane, policy, turn.spec, deterministic)
+                episode = _play_alone(turn.lane, policy, turn.spec, deterministic)
+                is_to_blame = is_to_blame or episode.failure is not None
+                yield episode
                 free.append(turn.lane)
+            if not is_to_blame:
+                warn(
+                    f"act_batch of {type(policy).__name__} raised {type(error).__name__}: {error}."
+                    " One by one, act played the same episodes. Mend act_batch, or use"
+                    " runner.n_lanes=1."
+                )
             playing = []
             continue
         if len(actions) != len(playing):

@@ -48,7 +48,8 @@ class Player:
         self._job = job
         self._after_step = after_step
         self._recipe = job.env if render_mode is None else job.env.rendering(render_mode)
-        self._warned = False
+        self._told: dict[str, bool] = {}
+        """Warnings, and whether they were handed over."""
         self._is_interrupted = False
 
     def __enter__(self) -> Player:
@@ -124,7 +125,9 @@ class Player:
         self._attempts = {} if attempts is None else attempts  # It fills while we play.
         n_steps = n_bytes = 0
         deadline = perf_counter() + BATCH_SECONDS
-        for episode in drive(self._lanes, self._policy, next_spec, self._job.deterministic):
+        for episode in drive(
+            self._lanes, self._policy, next_spec, self._job.deterministic, self._warn
+        ):
             self._ended.append(episode)
             if on_end is not None:
                 on_end(episode)
@@ -166,15 +169,19 @@ class Player:
         return batch
 
     def _warnings(self) -> tuple[str, ...]:
-        if self._job.n_lanes == 1 or self._warned or _same(_global_states(), self._untouched):
-            return ()
-        self._warned = True
-        text = (
-            "The environment or the policy draws from a global random generator (random,"
-            " numpy.random or torch). With several lanes in a process such episodes cannot be"
-            " reproduced: use runner.n_lanes=1."
-        )
-        return (text,)
+        """Return what there is to be told that was not told yet."""
+        if self._job.n_lanes > 1 and not _same(_global_states(), self._untouched):
+            self._warn(
+                "The environment or the policy draws from a global random generator (random,"
+                " numpy.random or torch). With several lanes in a process such episodes cannot be"
+                " reproduced: use runner.n_lanes=1."
+            )
+        untold = tuple(text for text, is_told in self._told.items() if not is_told)
+        self._told.update(dict.fromkeys(untold, True))
+        return untold
+
+    def _warn(self, text: str) -> None:
+        self._told.setdefault(text, False)
 
 
 class _BorrowedGenerators:
