@@ -6,7 +6,7 @@ The format is described in ``docs/output_directory.md``. Nothing that is read he
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -270,8 +270,3 @@ def read_trajectory(streams: Sequence[StepsStream], episode_index: int) -> Traje
 def open_streams(directory: Path) -> list[StepsStream]:
     """Open the streams in a ``trajectory_data`` directory."""
     return [StepsStream(path) for path in sorted(directory.glob("steps_*.arrow"))]
-
-
-def episodes_in(streams: Sequence[StepsStream]) -> Iterator[int]:
-    """Yield the indices of all episodes in the streams, in order."""
-    yield from sorted({index for stream in streams for index in stream.episode_indices()})
