@@ -48,6 +48,8 @@ class Failure:
     """As text; empty where there is none, as for a killed worker."""
     is_contract_violation: bool = False
     """Whether the interface was violated, in a way that is unlikely to be about this episode."""
+    output: str = ""
+    """The last of what the worker that played it had printed; empty without workers."""
 
     def __str__(self) -> str:
         steps = "1 step" if self.step == 1 else f"{self.step} steps"
@@ -155,6 +157,23 @@ class EncodedSteps:
     """The record batch message, compressed."""
 
 
+class PartID(NamedTuple):
+    """Says which play of which episode a part belongs to."""
+
+    episode_index: int
+    token: int
+    """Drawn by chance for each play: one that was broken off and begun again leaves parts, too."""
+    number: int
+    """Position among the parts of that play, from 0."""
+
+
+class Parts(NamedTuple):
+    """The parts that the data of a finished episode begins with."""
+
+    token: int
+    n_parts: int
+
+
 @dataclass(frozen=True)
 class EpisodeBatch:
     """Several finished episodes on their way from where they were played to the sinks."""
@@ -172,6 +191,11 @@ class EpisodeBatch:
     """Names of statistics that are 0, and not missing, for an episode that has none."""
     warnings: tuple[str, ...] = ()
     """What the user should know about how these episodes were played."""
+    part_of: PartID | None = None
+    """If set, there are no rows: the data is a part of a long episode that goes on. ``events``
+    has a single text for each type then."""
+    parts: Mapping[int, Parts] = field(default_factory=dict)
+    """By episode index, for those of the rows whose data began with parts."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the rows by column, for another process of the run: it takes half the time."""
