@@ -162,7 +162,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_exits_with_130(tmp_path):
         text=True,
     )
     deadline = time.monotonic() + 30
-    while not any(path.stat().st_size for path in tmp_path.rglob("journal.jsonl")):
+    while not any(b'"episodes"' in path.read_bytes() for path in tmp_path.rglob("journal.jsonl")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

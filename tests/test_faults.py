@@ -539,18 +539,21 @@ def test_a_trajectory_file_that_was_cut_off_gives_all_whole_batches(in_batches, 
 def test_a_journal_with_half_a_line_gives_the_lines_before_it(in_batches, tmp_path):
     whole = (in_batches / "journal.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
-    assert len(lines) == 4
+    assert len(lines) == 8  # the run, two files, four batches, the end
     for n_whole_lines, half in (
-        (3, lines[3][:50]),
-        (3, lines[3][:-1]),
+        (6, lines[6][:50]),
+        (6, lines[6][:-1]),
+        (3, lines[3][:10]),
         (0, lines[0][:10]),
-        (2, b""),
+        (5, b""),
     ):
         directory = tmp_path / f"{n_whole_lines}_{len(half)}"
         directory.mkdir()
         (directory / "journal.jsonl").write_bytes(b"".join(lines[:n_whole_lines]) + half)
         run = maze.load(directory)
-        assert [row.episode_index for row in run.table] == list(range(3 * n_whole_lines))
+        assert [row.episode_index for row in run.table] == list(
+            range(3 * max(n_whole_lines - 3, 0))
+        )
         assert run.statistics == {}
 
 

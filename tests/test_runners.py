@@ -560,8 +560,13 @@ def test_loading_says_what_is_missing(recorded, tmp_path):
         maze.load(recorded).events("placed")
     maze.rollout("CartPole-v1", n_episodes=1, output_dir=tmp_path / "run")
     (tmp_path / "run" / "trajectory_data" / "steps_0.arrow").unlink()
-    with pytest.raises(OutputError, match="recorded no trajectory data"):
+    with pytest.raises(OutputError, match=r"episode 0 in .* is damaged: the file is missing"):
         maze.load(tmp_path / "run").trajectory(0)
+    SequentialRolloutRunner(
+        n_episodes=1, record_trajectory=False, output_dir=tmp_path / "events"
+    ).run_with("CartPole-v1")
+    with pytest.raises(OutputError, match="recorded no trajectory data"):
+        maze.load(tmp_path / "events").trajectory(0)
 
 
 # Rendering.

@@ -183,10 +183,14 @@ def _base_seeds(seeding: Any) -> dict[str, int]:
 
 def _remove_if_nothing_was_played(directory: Path) -> None:
     """Leave no trace of a start that failed, so that the same directory can be named again."""
-    journal = directory / "journal.jsonl"
-    if journal.exists() and journal.stat().st_size:
+    from maze.core.ledger.journal import JOURNAL_FILE, Journal
+
+    journal = directory / JOURNAL_FILE
+    if journal.exists() and any(
+        entry.pieces or entry.kind == "episodes" for entry in Journal(journal).entries
+    ):
         return
-    files = ("maze_run.log", "config.yaml", "journal.jsonl", "episodes.parquet")
+    files = ("maze_run.log", "config.yaml", JOURNAL_FILE, "episodes.parquet", ".lock")
     folders = (".hydra", "event_logs", "trajectory_data")
     if {path.name for path in directory.iterdir()} <= {*files, *folders}:
         shutil.rmtree(directory)

@@ -144,11 +144,14 @@ class EpisodePlan(Sequence[EpisodeSpec]):
         env_seeds: NDArray[np.int64],
         agent_seeds: NDArray[np.int64],
         warning: str | None = None,
+        indices: NDArray[np.int64] | None = None,
     ) -> None:
         if len(env_seeds) != len(agent_seeds):
             raise ValueError(f"{len(env_seeds)} env seeds, but {len(agent_seeds)} agent seeds")
         self._env_seeds = env_seeds
         self._agent_seeds = agent_seeds
+        self._indices = indices
+        """Of the episodes; ``None`` if they are all there, from 0."""
         self.warning = warning
         """What the user should know about the plan; mostly nothing."""
 
@@ -168,7 +171,9 @@ class EpisodePlan(Sequence[EpisodeSpec]):
         if not 0 <= position < len(self):
             raise IndexError(f"episode {index} of a plan of {len(self)}")
         return EpisodeSpec(
-            position, int(self._env_seeds[position]), int(self._agent_seeds[position])
+            position if self._indices is None else int(self._indices[position]),
+            int(self._env_seeds[position]),
+            int(self._agent_seeds[position]),
         )
 
     def __iter__(self) -> Iterator[EpisodeSpec]:
@@ -176,9 +181,37 @@ class EpisodePlan(Sequence[EpisodeSpec]):
         for first in range(0, len(self), 1024):
             chunk = slice(first, first + 1024)
             env_seeds, agent_seeds = self._env_seeds[chunk], self._agent_seeds[chunk]
-            yield from map(
-                EpisodeSpec, itertools.count(first), env_seeds.tolist(), agent_seeds.tolist()
-            )
+            indices: Iterable[int] = itertools.count(first)
+            if self._indices is not None:
+                indices = self._indices[chunk].tolist()
+            yield from map(EpisodeSpec, indices, env_seeds.tolist(), agent_seeds.tolist())
+
+    def without(self, episode_indices: NDArray[np.int64]) -> EpisodePlan:
+        """Return the plan of a whole run without some of its episodes."""
+        is_left = np.ones(len(self), dtype=np.bool_)
+        is_left[episode_indices] = False
+        return self.only(np.flatnonzero(is_left))
+
+    def only(self, episode_indices: NDArray[np.int64]) -> EpisodePlan:
+        """Return the plan of a whole run with only some of its episodes, in the given order."""
+        return EpisodePlan(
+            self._env_seeds[episode_indices],
+            self._agent_seeds[episode_indices],
+            self.warning,
+            episode_indices,
+        )
+
+    def differs_from(
+        self,
+        episode_indices: NDArray[np.int64],
+        env_seeds: NDArray[np.int64],
+        agent_seeds: NDArray[np.int64],
+    ) -> int | None:
+        """Return the first of some episodes whose seeds are others here; ``None`` if none is."""
+        is_other = (self._env_seeds[episode_indices] != env_seeds) | (
+            self._agent_seeds[episode_indices] != agent_seeds
+        )
+        return int(episode_indices[is_other].min()) if is_other.any() else None
 
     def __repr__(self) -> str:
         return f"<EpisodePlan of {len(self)} episodes>"

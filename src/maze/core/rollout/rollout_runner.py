@@ -6,18 +6,24 @@ recording, progress and the handling of interrupts are here, and are the same fo
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import sys
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
 
 import gymnasium as gym
+import numpy as np
 
 from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeSpec
 from maze.core.errors import ConfigError, ContractError, RunStoppedError
+from maze.core.ledger.recovery import Recovered
 from maze.core.output_directory import default_output_directory
 from maze.core.rollout.checks import CheckOptions, OnNaN, OnOutOfSpace
 from maze.core.rollout.encoding import EncoderOptions
@@ -26,11 +32,9 @@ from maze.core.rollout.job import EnvRecipe, EnvSource, Job, PolicySource, Wrapp
 from maze.core.rollout.play import PlayOptions
 from maze.core.rollout.progress import Progress
 from maze.core.rollout.result import RolloutResult
-from maze.core.seeding import Seeding
-from maze.core.sinks.event_log_sink import EventLogSink
+from maze.core.seeding import EpisodePlan, Seeding
 from maze.core.sinks.ledger_sink import LedgerSink
 from maze.core.sinks.sink import Sink, Sinks
-from maze.core.sinks.trajectory_sink import TrajectorySink
 from maze.core.statistics.run_statistics import RunStatistics
 from maze.version import __version__
 
@@ -57,6 +61,8 @@ class RolloutRunner(ABC):
             ``count`` it, or ``stop`` the run.
         on_out_of_space: what an observation or action outside its space's bounds does: ``stop``
             the run, ``fail`` the episode, or ``allow`` it.
+        max_failures: stop the run when more episodes than this have failed: a count, or as a
+            fraction below 1 that of the episodes asked for. ``None``: never.
         wrappers: dotted path or class to arguments, the first being the innermost.
             ``run_with(wrappers=...)`` takes their place.
         output_dir: where to write. ``None``: ``outputs/<date>/<time>`` below the current
@@ -80,6 +86,7 @@ class RolloutRunner(ABC):
         on_error: OnError = "record",
         on_nan: OnNaN = "fail",
         on_out_of_space: OnOutOfSpace = "stop",
+        max_failures: int | float | None = None,
         wrappers: WrapperSource = None,
         output_dir: str | Path | None = None,
         show_progress: bool | None = None,
@@ -95,6 +102,7 @@ class RolloutRunner(ABC):
         self.on_out_of_space = check_word(
             "on_out_of_space", on_out_of_space, get_args(OnOutOfSpace)
         )
+        self.max_failures = check_limit("max_failures", max_failures)
         self.wrappers = wrappers
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.show_progress = show_progress
@@ -117,6 +125,7 @@ class RolloutRunner(ABC):
         output_dir: str | Path | None = None,
         config: Mapping[str, Any] | None = None,
         command: str = "",
+        resume: Resume | None = None,
     ) -> RolloutResult:
         """Play the episodes.
 
@@ -130,6 +139,8 @@ class RolloutRunner(ABC):
             output_dir: takes the place of the runner's.
             config: written to ``config.yaml``. ``None``: made from the arguments.
             command: what was typed, for the record.
+            resume: go on with the run in ``output_dir``: play what is missing there. The caller
+                sees to it that the episodes are to be played as those that are there were.
 
         Returns:
             Statistics, endings, timing and the table of episodes. Interrupted by Ctrl-C, those of
@@ -149,70 +160,80 @@ class RolloutRunner(ABC):
             config = self._describe(env, agent, wrappers, seeding)
         job = self._job(env, agent, wrappers, config, directory)
         statistics = RunStatistics()
-        ledger = LedgerSink(directory, config, command)
+        ledger = LedgerSink(
+            directory,
+            config,
+            n_episodes=len(plan),
+            versions=versions(),
+            command=command,
+            resumes=resume is not None,
+            retry=None if resume is None else resume.retries,
+        )
         sinks = Sinks([*self._sinks(directory), ledger], directory)
         interrupted, stopping = False, None
         warnings: list[str] = [plan.warning] if plan.warning else []
-        sinks.open()
-        batches = self.episodes(job, plan)
-        try:
-            with Progress(len(plan), self.show_progress) as progress:
-                interrupts: list[int] = []
-                while stopping is None:
-                    # What comes while a batch is written is told to the runner afterwards.
-                    batch = batches.throw(KeyboardInterrupt()) if interrupts else next(batches)
-                    with held_interrupts() as interrupts:
-                        sinks.write(batch)
-                        statistics.add(batch)
-                        warnings.extend(text for text in batch.warnings if text not in warnings)
-                        progress.update(
-                            statistics.n_episodes, statistics.n_steps, statistics.mean_return
-                        )
-                        stopping = self._reason_to_stop(batch)
-        except StopIteration:
-            pass
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            batches.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(ledger.release)
+            sinks.open()
+            if ledger.recovered is None:
+                left = plan
+            else:
+                left = _left_to_play(plan, ledger.recovered, statistics, warnings)
+            batches = self.episodes(job, left) if len(left) else _no_batches()
+            try:
+                with Progress(len(plan), self.show_progress) as progress:
+                    interrupts: list[int] = []
+                    while stopping is None:
+                        # What comes while a batch is written is told to the runner afterwards.
+                        batch = batches.throw(KeyboardInterrupt()) if interrupts else next(batches)
+                        with held_interrupts() as interrupts:
+                            sinks.write(batch)
+                            statistics.add(batch)
+                            warnings.extend(text for text in batch.warnings if text not in warnings)
+                            progress.update(
+                                statistics.n_episodes, statistics.n_steps, statistics.mean_return
+                            )
+                            stopping = self._reason_to_stop(batch, statistics, len(plan))
+            except StopIteration:
+                pass
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                batches.close()
+                with held_interrupts():
+                    sinks.close()
+            env_name, policy_name = _names(config)
+            result = RolloutResult(
+                statistics=statistics.summaries(),
+                endings=statistics.endings,
+                n_truncated_by_runner=statistics.n_truncated_by_runner,
+                n_nan=statistics.n_nan,
+                n_requested=len(plan),
+                n_done=statistics.n_episodes,
+                n_steps=statistics.n_steps,
+                wall_seconds=perf_counter() - started,
+                time_split=statistics.time_split(),
+                n_processes=min(self.n_processes, len(plan)),
+                env_base_seed=None if seeding.explicit_env_seeds else seeding.env_base_seed,
+                agent_base_seed=None if seeding.explicit_agent_seeds else seeding.agent_base_seed,
+                episodes=ledger.episode_table(),
+                output_directory=directory,
+                failures=statistics.failures,
+                warnings=tuple(warnings),
+                interrupted=interrupted,
+                stopped_because="" if stopping is None else stopping.because,
+                env_name=env_name,
+                policy_name=policy_name,
+            )
             with held_interrupts():
-                sinks.close()
-        env_name, policy_name = _names(config)
-        result = RolloutResult(
-            statistics=statistics.summaries(),
-            endings=statistics.endings,
-            n_truncated_by_runner=statistics.n_truncated_by_runner,
-            n_nan=statistics.n_nan,
-            n_requested=len(plan),
-            n_done=statistics.n_episodes,
-            n_steps=statistics.n_steps,
-            wall_seconds=perf_counter() - started,
-            time_split=statistics.time_split(),
-            n_processes=min(self.n_processes, len(plan)),
-            env_base_seed=None if seeding.explicit_env_seeds else seeding.env_base_seed,
-            agent_base_seed=None if seeding.explicit_agent_seeds else seeding.agent_base_seed,
-            episodes=ledger.episode_table(),
-            output_directory=directory,
-            failures=statistics.failures,
-            warnings=tuple(warnings),
-            interrupted=interrupted,
-            stopped_because="" if stopping is None else stopping.error,
-            env_name=env_name,
-            policy_name=policy_name,
-        )
-        ledger.write_statistics(result.to_json_dict())
+                ledger.finish(result.to_json_dict())
         if stopping is not None:
-            raise _stopped(stopping, result)
+            raise stopping.error(result)
         return result
 
     def _sinks(self, directory: Path | None) -> list[Sink]:
-        """Return the sinks for the episodes' data."""
-        sinks: list[Sink] = []
-        if directory is not None and self.record_trajectory:
-            sinks.append(TrajectorySink(directory / "trajectory_data"))
-        if directory is not None and self.record_event_logs:
-            sinks.append(EventLogSink(directory / "event_logs"))
-        return sinks
+        """Return sinks of the runner's own, besides the ledger."""
+        return []
 
     def _directory(self, output_dir: str | Path | None) -> Path | None:
         if output_dir is not None:
@@ -268,13 +289,93 @@ class RolloutRunner(ABC):
             },
         }
 
-    def _reason_to_stop(self, batch: EpisodeBatch) -> EpisodeRow | None:
+    def _reason_to_stop(
+        self, batch: EpisodeBatch, statistics: RunStatistics, n_requested: int
+    ) -> _Stopping | None:
         for row in batch.rows:
             if row.failure is not None and (
                 row.failure.is_contract_violation or self.on_error == "stop"
             ):
-                return row
-        return None
+                return _Stopping(row, row.error)
+        n_failed, limit = statistics.endings["failed"], self.max_failures
+        if limit is None or not batch.rows:
+            return None
+        if isinstance(limit, float):
+            limit = math.floor(limit * n_requested)
+        if n_failed <= limit:
+            return None
+        return _Stopping(
+            None,
+            f"{n_failed:,} episodes failed, more than runner.max_failures={self.max_failures}"
+            " allows",
+        )
+
+
+@dataclass(frozen=True)
+class Resume:
+    """How a recorded run goes on."""
+
+    retry_failed: bool = False
+    """Whether failed episodes are played again; what was recorded of them is moved aside."""
+
+    def retries(self, ending: str) -> bool:
+        """Return whether an episode that ended so is played again."""
+        return self.retry_failed and ending == "failed"
+
+
+@dataclass(frozen=True)
+class _Stopping:
+    """Why a run ends before its end."""
+
+    row: EpisodeRow | None
+    """The episode that it is about, if it is one."""
+    because: str
+
+    def error(self, result: RolloutResult) -> Exception:
+        """Return the error that tells it."""
+        if self.row is None:
+            return RunStoppedError(self.because, result)
+        return _stopped(self.row, result)
+
+
+def _no_batches() -> Batches:
+    yield from ()
+
+
+def _left_to_play(
+    plan: EpisodePlan, recovered: Recovered, statistics: RunStatistics, warnings: list[str]
+) -> EpisodePlan:
+    """Take in what was recorded before, and return what is left to play."""
+    columns = {name: array("q") for name in ("episode_index", "env_seed", "agent_seed")}
+    for batch in recovered.journal.batches:
+        statistics.add_columns(batch)
+        warnings.extend(text for text in batch["warnings"] if text not in warnings)
+        for name, column in columns.items():
+            column.extend(batch[name])
+    recorded, env_seeds, agent_seeds = (np.array(column) for column in columns.values())
+    if len(recorded) and recorded.max() >= len(plan):
+        raise ConfigError(
+            f"{len(plan)} episodes are asked for, but episode {recorded.max()} is recorded already:"
+            f" 'runner.n_episodes' has to be at least {recorded.max() + 1}"
+        )
+    other = plan.differs_from(recorded, env_seeds, agent_seeds)
+    if other is not None:
+        raise ConfigError(
+            f"episode {other} was recorded with other seeds than those that 'seeding' gives now."
+            " Resume with the seeds of the recorded run"
+        )
+    if recovered.forgotten:
+        of_damage = [str(one) for one in recovered.damage if not one.is_unfinished]
+        warnings.extend(f"damaged, and played again: {text}" for text in of_damage[:5])
+    before, now = recovered.journal.run.get("versions", {}), versions()
+    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name in before]
+    changed = [text for text in changed if len({*text.split(" ", 1)[1].split(" -> ")}) > 1]
+    if changed and len(recorded) < len(plan):
+        warnings.append(
+            f"the run was begun with other versions ({', '.join(changed)}): its episodes may not"
+            " be those of an undisturbed run"
+        )
+    return plan.without(recorded)
 
 
 def _stopped(row: EpisodeRow, result: RolloutResult) -> Exception:
@@ -303,6 +404,19 @@ def check_count(name: str, value: Any, minimum: int) -> int:
     if value < minimum:
         raise ConfigError(f"'runner.{name}' is {value}, expected at least {minimum}")
     return value
+
+
+def check_limit(name: str, value: Any) -> int | float | None:
+    """Check that an option is a count from 0, a fraction between 0 and 1, or nothing."""
+    if value is None:
+        return None
+    if isinstance(value, float):
+        if 0 <= value < 1:
+            return value
+        raise ConfigError(
+            f"'runner.{name}' is {value}, expected a whole number, or a fraction from 0 to below 1"
+        )
+    return check_count(name, value, 0)
 
 
 def check_flag(name: str, value: Any) -> bool:

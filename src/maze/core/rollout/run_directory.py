@@ -5,21 +5,28 @@ Opening a directory reads data. It never imports what a config names, and never 
 
 from __future__ import annotations
 
+import io
 import json
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder
 from maze.core.errors import MissingExtraError, OutputError, did_you_mean
+from maze.core.ledger.check import DamagedError, PieceFile, current_path, settle_layout
+from maze.core.ledger.data_files import event_file_name, layouts_of
+from maze.core.ledger.journal import EVENT_FOLDER, JOURNAL_FILE, Journal
 from maze.core.sinks.ledger_sink import (
     CONFIG_FILE,
     EPISODES_FILE,
-    JOURNAL_FILE,
     STATISTICS_FILE,
-    read_journal,
+    file_checksum,
 )
+from maze.core.trajectory.digest import recorded_digest_in
 from maze.core.trajectory.trajectory import StepsStream, Trajectory, open_streams, read_trajectory
 
 if TYPE_CHECKING:
@@ -47,15 +54,40 @@ class RunDirectory:
             )
 
     @cached_property
+    def journal(self) -> Journal | None:
+        """What makes the episodes count; ``None`` if the file is missing."""
+        path = current_path(self.path, JOURNAL_FILE)
+        return Journal(path) if path.exists() else None
+
+    @cached_property
     def table(self) -> EpisodeTable:
         """The episode table. While the run goes on, of the episodes finished by now."""
-        path = self.path / EPISODES_FILE
-        if path.exists():
+        journal, path = self.journal, self.path / EPISODES_FILE
+        if journal is None:
             return EpisodeTable.read_parquet(path)
+        if path.exists() and self._is_as_written(EPISODES_FILE):
+            try:
+                table = EpisodeTable.read_parquet(path)
+                # A journal that was cut off or damaged knows less.
+                if np.isin(journal.episode_indices(), table.episode_indices).all():
+                    return table
+            except OutputError as error:
+                warn(f"{error}; the journal is used in its place")
         builder = EpisodeTableBuilder()
-        for columns in read_journal(self.path / JOURNAL_FILE):
+        for columns in journal.batches:
             builder.add_columns(columns)
         return builder.build()
+
+    def _is_as_written(self, name: str) -> bool:
+        """Return whether a file has the checksum that it was given at the end of the run."""
+        if self.journal is None or self.journal.finished is None:
+            return True  # Nobody knows.
+        checksums = self.journal.finished.get("checksums")
+        checksum = checksums.get(name) if isinstance(checksums, dict) else None
+        if checksum is None or checksum == file_checksum(self.path / name):
+            return True
+        warn(f"{self.path / name} is damaged: it does not fit its checksum")
+        return False
 
     @property
     def episodes(self) -> pd.DataFrame | pl.DataFrame:
@@ -70,11 +102,16 @@ class RunDirectory:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration of the run, from ``config.yaml``."""
+        """The configuration of the run, as ``config.yaml`` shows it."""
+        if self.journal is not None and self.journal.config:
+            return self.journal.config
         import yaml
 
-        with (self.path / CONFIG_FILE).open(encoding="utf-8") as file:
-            config = yaml.safe_load(file)
+        try:
+            with (self.path / CONFIG_FILE).open(encoding="utf-8") as file:
+                config = yaml.safe_load(file)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise OutputError(f"{self.path / CONFIG_FILE} cannot be read: {error}") from error
         return config if isinstance(config, dict) else {}
 
     @cached_property
@@ -83,17 +120,19 @@ class RunDirectory:
         path = self.path / STATISTICS_FILE
         if not path.exists():
             return {}
-        statistics = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            statistics = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise OutputError(f"{path} cannot be read: {error}") from error
         return statistics if isinstance(statistics, dict) else {}
 
     @property
     def event_types(self) -> list[str]:
         """Names of the event types that were logged."""
-        return sorted(path.stem for path in (self.path / "event_logs").glob("*.tsv"))
+        return sorted(path.stem for path in (self.path / EVENT_FOLDER).glob("*.tsv"))
 
     def events(self, event_type: str) -> pd.DataFrame:
         """Return the log of one event type: ``episode_id``, ``env_time`` and its attributes."""
-        path = self.path / "event_logs" / f"{event_type}.tsv"
         if event_type not in self.event_types:
             known = self.event_types
             raise OutputError(
@@ -105,7 +144,7 @@ class RunDirectory:
         except ImportError:
             raise MissingExtraError("pandas", "pandas") from None
         table = pd.read_csv(
-            path,
+            self._whole_events(event_file_name(event_type)),
             sep="\t",
             quoting=3,  # Nothing is quoted: tabs and newlines in text are escaped.
             dtype={"episode_id": str},
@@ -117,15 +156,39 @@ class RunDirectory:
                 table[name] = table[name].map(_unescaped, na_action="ignore")
         return table
 
+    def _whole_events(self, name: str) -> Path | io.BytesIO:
+        """Return the file of an event log, or what of it is not damaged."""
+        path = current_path(self.path, name)
+        layout, places = ({} if self.journal is None else layouts_of(self.journal)).get(
+            name, (None, [])
+        )
+        if self.journal is None or layout is None:
+            return path
+        try:
+            with PieceFile.at(path, name) as file:
+                damage = settle_layout(file, self.journal, layout, places)
+                if not damage and file.size == layout.size:
+                    return path
+                lost = {index for one in damage for index in one.episode_indices}
+                texts = zip(layout.indices(), layout.offsets(), layout.sizes(), strict=True)
+                spans = sorted((offset, size) for i, offset, size in texts if i not in lost)
+                data = b"".join(file.read_at(int(offset), int(size)) for offset, size in spans)
+        except DamagedError as error:
+            raise OutputError(f"{path} is damaged: {error}") from error
+        for one in damage:
+            warn(f"{one}: they are left out")
+        return io.BytesIO(self.journal.heads[name] + data)
+
     def trajectory(self, episode_index: int) -> Trajectory:
         """Return the recorded data of an episode as arrays.
 
         Raises:
-            OutputError: If there is none, because it was not recorded or not played.
+            OutputError: If there is none, because it was not recorded or not played, or if it is
+                damaged.
         """
-        trajectory = read_trajectory(self._streams, episode_index)
+        trajectory = self._read(episode_index)
         if trajectory is None:
-            if not self._streams:
+            if not self.streams:
                 why = "the run recorded no trajectory data (runner.record_trajectory=true does)"
             elif episode_index in self.table.episode_indices:
                 why = "it failed before its first observation"
@@ -139,10 +202,40 @@ class RunDirectory:
         return self.trajectory(episode_index)
 
     def __iter__(self) -> Iterator[Trajectory]:
-        """Iterate over the recorded trajectories in episode order; one is in memory at a time."""
-        indices = {index for stream in self._streams for index in stream.episode_indices()}
-        for episode_index in sorted(indices):
-            yield self.trajectory(episode_index)
+        """Iterate over the recorded trajectories in episode order; one is in memory at a time.
+
+        Those that are damaged are left out, with a warning.
+        """
+        if not self.streams:
+            return
+        for episode_index in self.table.episode_indices.tolist():
+            try:
+                trajectory = self._read(episode_index)
+            except OutputError as error:
+                warn(f"{error}; it is left out")
+                continue
+            if trajectory is not None:
+                yield trajectory
+
+    def _read(self, episode_index: int) -> Trajectory | None:
+        trajectory = read_trajectory(self.streams, episode_index)
+        if trajectory is None or all(s.is_listed(episode_index) for s in self.streams):
+            return trajectory
+        # No line of the journal vouches for it, so that its digest has to.
+        try:
+            digest = self.table.row(episode_index).digest
+        except KeyError:
+            return None
+        try:
+            found = recorded_digest_in(self.streams, episode_index)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            found = f"none ({error})"
+        if found != digest:
+            raise OutputError(
+                f"the data of episode {episode_index} in {self.path} is damaged: it does not fit"
+                " the digest in the episode table"
+            )
+        return trajectory
 
     def __len__(self) -> int:
         """Return the number of finished episodes."""
@@ -152,8 +245,13 @@ class RunDirectory:
         return f"<RunDirectory {self.path}: {len(self)} episodes>"
 
     @cached_property
-    def _streams(self) -> list[StepsStream]:
-        return open_streams(self.path / "trajectory_data")
+    def streams(self) -> list[StepsStream]:
+        return open_streams(self.path, self.journal)
+
+
+def warn(text: str) -> None:
+    """Tell the user of the library about damage that was found on the way."""
+    warnings.warn(text, stacklevel=3)
 
 
 def _unescaped(text: Any) -> Any:

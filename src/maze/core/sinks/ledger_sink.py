@@ -1,158 +1,289 @@
-"""The ledger of a run: what was asked for, and a row for every episode that was finished.
+"""The ledger of a run: writes an output directory, of which every finished episode counts.
 
-Rows are appended to ``journal.jsonl`` as they come, one line a batch, after the batch's data was
-written by the other sinks. So whatever the journal lists is there. At the end the episode table
-is made from the journal; the rows themselves are not held in memory.
+    open      take the directory, alone; go on where an earlier run ended, if that is wanted
+    write     append the data of a batch, then the line of the journal that makes it count
+    close     put the event logs into episode order, make the episode table
+    finish    write the statistics
+
+The rows themselves are not held in memory.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from maze.core.episode import EpisodeBatch, EpisodeRow, Failure
-from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder
+from maze.core.episode import EpisodeBatch
+from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder, write_episode_table
 from maze.core.errors import OutputError
+from maze.core.ledger.data_files import DataFiles
+from maze.core.ledger.journal import FORMAT_VERSION, JOURNAL_FILE, Batches, Journal, JournalWriter
+from maze.core.ledger.lock import DirectoryLock
+from maze.core.ledger.recovery import Recovered, has_orphans, recover, rewrite
 from maze.core.sinks.sink import Sink
 
 CONFIG_FILE = "config.yaml"
-JOURNAL_FILE = "journal.jsonl"
 EPISODES_FILE = "episodes.parquet"
 STATISTICS_FILE = "statistics.json"
 
+SYNC_SECONDS = 5.0
+"""So often it is made sure that what was written is on the disk, and not only with the operating
+system: a power cut takes no more than this with it."""
+
 
 class LedgerSink(Sink):
-    """Writes ``config.yaml``, ``journal.jsonl``, ``episodes.parquet`` and ``statistics.json``.
+    """Writes the output directory of a run.
 
     Without a directory it keeps the rows in memory instead.
+
+    Args:
+        directory: where to write.
+        config: what is played, for ``config.yaml`` and the journal.
+        n_episodes: asked for.
+        versions: of the libraries that the episodes may depend on.
+        command: what was typed, for the record.
+        resumes: whether the directory holds a run already, which goes on.
+        retry: chooses from the ending of each recorded episode whether it is forgotten, to be
+            played again.
     """
 
     def __init__(
-        self, directory: Path | None, config: Mapping[str, Any], command: str = ""
+        self,
+        directory: Path | None,
+        config: Mapping[str, Any],
+        *,
+        n_episodes: int,
+        versions: Mapping[str, str],
+        command: str = "",
+        resumes: bool = False,
+        retry: Callable[[str], bool] | None = None,
     ) -> None:
         self._directory = directory
         self._config = config
+        self._n_episodes = n_episodes
+        self._versions = versions
         self._command = command
-        self._journal: TextIO | None = None
+        self._resumes = resumes
+        self._retry = retry
+        self._lock: DirectoryLock | None = None
+        self._journal: JournalWriter | None = None
+        self._files: DataFiles | None = None
+        self._syncing: _Syncing | None = None
         self._rows = EpisodeTableBuilder()
-        self._table: EpisodeTable | None = None
+        self._has_parts = False
+        self._is_broken = False
+        self.recovered: Recovered | None = None
+        """What was found in the directory, if a run goes on."""
 
     def open(self) -> None:
-        """Take the directory into use. Raises ``OutputError`` if it holds a run already."""
-        if self._directory is None:
+        """Take the directory into use. Raises ``OutputError`` if that is not possible."""
+        directory = self._directory
+        if directory is None:
             return
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._journal = (self._directory / JOURNAL_FILE).open("x", encoding="utf-8")
-            _write_config(self._directory / CONFIG_FILE, self._config, self._command)
+            if self._resumes:
+                self._reopen(directory)
+            else:
+                self._create(directory)
         except FileExistsError:
-            if not self._directory.is_dir():
-                raise OutputError(f"cannot write into {self._directory}: it is a file") from None
+            self.release()
+            if not directory.is_dir():
+                raise OutputError(f"cannot write into {directory}: it is a file") from None
             raise OutputError(
-                f"{self._directory} holds a run already. Choose another directory"
-                " (hydra.run.dir=... or output_dir=...)"
+                f"{directory} holds a run already. `maze resume {directory}` completes it; for a new"
+                " run choose another directory (hydra.run.dir=... or output_dir=...)"
             ) from None
         except OSError as error:
+            self.release()
             raise OutputError(
-                f"cannot write into {self._directory}: {error.strerror or error}. Choose another"
+                f"cannot write into {directory}: {error.strerror or error}. Choose another"
                 " directory (hydra.run.dir=... or output_dir=...)"
             ) from error
+        except BaseException:
+            self.release()
+            raise
+        assert self._files is not None
+        assert self._journal is not None
+        self._syncing = _Syncing([self._files.sync, self._journal.sync])
+
+    def _create(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = DirectoryLock(directory)
+        self._journal = JournalWriter(directory / JOURNAL_FILE)
+        self._files = DataFiles(directory, self._begin_file)
+        self._journal.write(
+            "run",
+            {
+                "format_version": FORMAT_VERSION,
+                "n_episodes": self._n_episodes,
+                "versions": self._versions,
+                "command": self._command,
+                "config": _as_json(self._config),
+            },
+        )
+        _write_config(directory / CONFIG_FILE, self._config, self._command)
+
+    def _reopen(self, directory: Path) -> None:
+        self._lock = DirectoryLock(directory)
+        recovered = self.recovered = recover(directory, self._retry)
+        journal = recovered.journal
+        self._journal = JournalWriter(directory / JOURNAL_FILE, journal.size)
+        # From here on it is not finished any more: these would be out of date.
+        for name in (STATISTICS_FILE, EPISODES_FILE):
+            (directory / name).unlink(missing_ok=True)
+        self._files = DataFiles(
+            directory, self._begin_file, journal.heads, recovered.sizes, recovered.layouts
+        )
+        if recovered.is_sorted_since:
+            self._journal.write("sorted", {})
+        self._journal.write(
+            "resumed",
+            {
+                "n_episodes": self._n_episodes,
+                "versions": self._versions,
+                "command": self._command,
+                "config": _as_json(self._config),
+            },
+        )
+        _write_config(directory / CONFIG_FILE, self._config, self._command)
 
     def write(self, batch: EpisodeBatch) -> None:
-        """Append the rows."""
-        if self._journal is None:
+        """Append data and rows."""
+        if self._journal is None or self._files is None:
             self._rows.add(batch.rows, batch.zero_statistics)
             return
-        if batch.rows:
-            self._journal.write(_journal_line(batch) + "\n")
-            self._journal.flush()
+        self._has_parts = self._has_parts or batch.part_of is not None
+        try:
+            self._journal.write_batch(batch, self._files.write(batch))
+        except BaseException:
+            self._is_broken = True
+            raise
 
     def close(self) -> None:
-        """Make the episode table."""
-        if self._journal is not None and self._directory is not None:
+        """Finish the files and make the episode table."""
+        if self._directory is None or self._journal is None or self._files is None:
+            return
+        try:
+            if self._syncing is not None:
+                self._syncing.stop()
+            if not self._is_broken:
+                self._files.end_streams()
+                if self._files.sort_event_logs():
+                    self._journal.write("sorted", {})
+                self._files.sync()
+            self._journal.sync()
+        finally:
+            self._files.close()
+        if self._has_parts and not self._is_broken:
+            self._remove_orphans(self._directory)
+        write_episode_table(self._directory / EPISODES_FILE, self._batches(self._directory))
+
+    def _remove_orphans(self, directory: Path) -> None:
+        """Remove the parts of episodes that were broken off and begun again."""
+        assert self._journal is not None
+        journal = Journal(directory / JOURNAL_FILE)
+        if has_orphans(journal):
             self._journal.close()
-            for columns in read_journal(self._directory / JOURNAL_FILE):
-                self._rows.add_columns(columns)
-            self._table = self._rows.build()
-            self._table.write_parquet(self._directory / EPISODES_FILE)
-        else:
-            self._table = self._rows.build()
+            recovered = rewrite(directory, journal, drop=())
+            self._journal = JournalWriter(directory / JOURNAL_FILE, recovered.journal.size)
+            files = DataFiles(
+                directory,
+                self._begin_file,
+                recovered.journal.heads,
+                recovered.sizes,
+                recovered.layouts,
+            )
+            files.end_streams()
+            files.sort_event_logs()
+            files.sync()
+            files.close()
+            self._journal.write("sorted", {})
 
-    def episode_table(self) -> EpisodeTable:
-        """Return the table of all finished episodes; to be called after ``close``."""
-        assert self._table is not None, "the ledger is not closed yet"
-        return self._table
+    def finish(self, statistics: Mapping[str, Any]) -> None:
+        """Write ``statistics.json`` and the last line of the journal."""
+        if self._directory is None or self._journal is None:
+            return
+        text = json.dumps(statistics, indent=2, allow_nan=False) + "\n"
+        try:
+            write_atomically(self._directory / STATISTICS_FILE, text)
+            files = {
+                name: file_checksum(self._directory / name)
+                for name in (CONFIG_FILE, EPISODES_FILE, STATISTICS_FILE)
+            }
+            self._journal.write("finished", {"checksums": files})
+            self._journal.sync()
+            _sync_directory(self._directory)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write into {self._directory}: {error.strerror or error}. What the journal"
+                " lists is kept"
+            ) from error
 
-    def write_statistics(self, statistics: Mapping[str, Any]) -> None:
-        """Write ``statistics.json``, the last file of a run."""
-        if self._directory is not None:
-            path = self._directory / STATISTICS_FILE
-            write_atomically(path, json.dumps(statistics, indent=2, allow_nan=False) + "\n")
+    def release(self) -> None:
+        """Let others write into the directory; to be called last, whatever has happened."""
+        if self._syncing is not None:
+            self._syncing.stop()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        if self._lock is not None:
+            self._lock.release()
 
+    def episode_table(self) -> EpisodeTable | Callable[[], EpisodeTable]:
+        """Return the table of all finished episodes, or what reads it; to be called after close."""
+        if self._directory is None:
+            return self._rows.build()
+        path = self._directory / EPISODES_FILE
+        return EpisodeTable.read_parquet(path)
 
-def read_journal(path: Path) -> Iterator[dict[str, Sequence[Any]]]:
-    """Yield each batch of a journal by column: the attributes of ``EpisodeRow``.
+    def _batches(self, directory: Path) -> Batches:
+        return Journal(directory / JOURNAL_FILE).batches
 
-    A last line that was not finished is left out.
-    """
-    with path.open(encoding="utf-8") as journal:
-        for line in journal:
-            if not line.endswith("\n"):
-                return
-            columns = json.loads(line)
-            n_rows = len(columns["episode_index"])
-            for name, column in columns.items():
-                if isinstance(column, dict):
-                    columns[name] = [column["all"]] * n_rows
-            if columns.pop("has_odd_numbers", False):
-                for name in ("episode_return", "seconds"):
-                    columns[name] = [float(value) for value in columns[name]]
-                columns["statistics"] = [
-                    {name: float(value) for name, value in statistics.items()}
-                    for statistics in columns["statistics"]
-                ]
-            columns["failure"] = [
-                None if failure is None else Failure(**failure) for failure in columns["failure"]
-            ]
-            yield columns
-
-
-def _journal_line(batch: EpisodeBatch) -> str:
-    """Return the rows as JSON: a list for each column, or ``{"all": value}`` if all are equal."""
-    by_column = zip(*batch.rows, strict=True)
-    columns: dict[str, Any] = dict(zip(EpisodeRow._fields, by_column, strict=True))
-    if batch.zero_statistics:
-        columns["zero_statistics"] = sorted(batch.zero_statistics)
-    if any(columns["failure"]):
-        columns["failure"] = [
-            None if failure is None else asdict(failure) for failure in columns["failure"]
-        ]
-    # Most columns say the same of all: they are terminated, started once, and nothing was wrong.
-    for name in EpisodeRow._fields:
-        first = columns[name][0]
-        if len(batch.rows) > 1 and columns[name].count(first) == len(batch.rows):
-            columns[name] = {"all": first}
-    try:
-        return json.dumps(columns, allow_nan=False)
-    except ValueError:
-        # JSON has no NaN and no infinities: they become strings, and the line says that it has
-        # such, so that others need not be looked through when they are read.
-        return json.dumps({"has_odd_numbers": True, **_without_odd_numbers(columns)})
+    def _begin_file(self, name: str, head: bytes) -> None:
+        assert self._journal is not None
+        self._journal.write("file", {"file": name, "head": base64.b64encode(head).decode()})
 
 
-def _without_odd_numbers(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {key: _without_odd_numbers(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_odd_numbers(item) for item in value]
-    return value
+class _Syncing:
+    """Makes sure now and then, in a thread of its own, that what was written is on the disk."""
+
+    def __init__(self, syncs: Sequence[Callable[[], None]]) -> None:
+        self._syncs = syncs
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="maze-sync", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(SYNC_SECONDS):
+            for sync in self._syncs:
+                # What does not get to the disk is told by the next write, or by the last sync.
+                with contextlib.suppress(OSError, ValueError):
+                    sync()
+
+
+def file_checksum(path: Path) -> str:
+    """Return the checksum of a whole file."""
+    import xxhash
+
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while data := file.read(2**20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _as_json(config: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(config, default=str))
 
 
 def _write_config(path: Path, config: Mapping[str, Any], command: str) -> None:
@@ -165,5 +296,19 @@ def _write_config(path: Path, config: Mapping[str, Any], command: str) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that it is either there as a whole or not at all."""
     temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make sure that the names of new files are on the disk too."""
+    for folder in [directory, *(path for path in directory.iterdir() if path.is_dir())]:
+        with contextlib.suppress(OSError):  # Windows opens no directories.
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

@@ -5,9 +5,12 @@ The format is described in ``docs/output_directory.md``. Nothing that is read he
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +20,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from maze.core.env.structured_env import StepKey
-from maze.core.errors import OutputError
+from maze.core.errors import MazeError, OutputError
+from maze.core.ledger.check import DamagedError, PieceFile, current_path
+from maze.core.ledger.journal import TRAJECTORY_FOLDER, Journal, Piece
+from maze.core.trajectory.arrow_messages import body_length, check_declared_sizes
 from maze.core.trajectory.columns import Leaf, from_plain, leaves
 from maze.core.trajectory.space_json import space_from_json
 
@@ -30,6 +36,16 @@ METADATA_KEY = b"maze"
 
 FORMAT_VERSION = 1
 """Raised when files of this format could be misread by older versions of Maze."""
+
+_N_PREFIX_BYTES = 8
+_CONTINUATION = 0xFFFFFFFF
+_LARGEST_SCHEMA = 2**28
+
+# What comes of reading as something what is something else.
+_MALFORMED = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError),
+    *(OverflowError, MemoryError, AssertionError, struct.error, MazeError),
+)
 
 
 @dataclass(frozen=True)
@@ -106,81 +122,154 @@ class Trajectory:
 
 
 class _Place(NamedTuple):
-    """Where the rows of an episode are in a stream."""
+    """Where the data of an episode is in a file: a piece, which others may share."""
 
     offset: int
-    first_row: int
-    n_rows: int
+    length: int
+    checksum: str
+    """Empty where nobody vouches for it."""
 
 
 class StepsStream:
     """A file of recorded steps, indexed by episode.
 
-    Reads what whole record batches there are, also while a run goes on or after it was killed.
+    Reads what is whole, also while a run goes on or after it was killed. With a journal, what it
+    lists is found by it and compared with its checksums, whatever happened to the rest of the
+    file; without, whole record batches are looked for one after the other.
+
+    Args:
+        path: of the file.
+        journal: of the run.
+        name: of the file in the journal.
+
+    Raises:
+        OutputError: If nobody can tell what is in the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, journal: Journal | None = None, name: str = "") -> None:
         self.path = path
+        self.name = name
+        head = None if journal is None else journal.heads.get(name)
         try:
-            self._file = pa.memory_map(str(path))
-            self._schema = pa.ipc.open_stream(self._file).schema
+            self._head = head if head else _head_of(path)
+            self._schema = pa.ipc.read_schema(pa.py_buffer(self._head))
             description = json.loads((self._schema.metadata or {})[METADATA_KEY])
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            if description["format_version"] > FORMAT_VERSION:
+                raise OutputError(
+                    f"{path} has format version {description['format_version']}, and this version"
+                    f" of Maze reads up to {FORMAT_VERSION}: install a newer one"
+                )
+            self.description: dict[str, Any] = description
+            self.step_key: StepKey = description["step_key"]
+            self.observation_space = space_from_json(description["observation_space"])
+            self.action_space = space_from_json(description["action_space"])
+        except (OSError, EOFError, pa.ArrowException, *_MALFORMED) as error:
             raise OutputError(f"{path} holds no trajectory data of Maze: {error}") from error
-        if description["format_version"] > FORMAT_VERSION:
-            raise OutputError(
-                f"{path} has format version {description['format_version']}, and this version of"
-                f" Maze reads up to {FORMAT_VERSION}: install a newer one"
-            )
-        self.description: dict[str, Any] = description
-        self.step_key: StepKey = description["step_key"]
-        self.observation_space = space_from_json(description["observation_space"])
-        self.action_space = space_from_json(description["action_space"])
         self._observation_leaves = leaves(self.observation_space, "observation")
         self._action_leaves = leaves(self.action_space, "action")
-        self._places = self._index()
-        self._batch: tuple[int, pa.RecordBatch] | None = None
-
-    def _index(self) -> dict[int, list[_Place]]:
-        places: dict[int, list[_Place]] = {}
-        self._file.seek(0)
-        # Only the column of episode indices is decompressed.
-        options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
-        reader = pa.ipc.open_stream(self._file, options=options)
-        while True:
-            offset = self._file.tell()
-            try:
-                batch = reader.read_next_batch()
-            except (StopIteration, pa.ArrowInvalid, OSError):
-                break  # The end, or a batch that is not whole (yet).
-            indices = batch.column(0).to_numpy()
-            if not len(indices):
-                continue
-            starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 1))
-            ends = np.append(starts[1:], len(indices))
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-                places.setdefault(int(indices[start]), []).append(
-                    _Place(offset, start, end - start)
-                )
-        return places
+        self._batches: tuple[_Place, list[pa.RecordBatch]] | None = None
+        self._listed = {} if journal is None else _listed_places(journal, name)
 
     def episode_indices(self) -> list[int]:
-        """Return the indices of the episodes that are there, in order."""
-        return sorted(self._places)
+        """Return the indices of the episodes that are there, in order.
+
+        With a journal, episodes that failed before their first observation are among them.
+        """
+        return sorted(self._listed or self._found)
+
+    def is_listed(self, episode_index: int) -> bool:
+        """Return whether a journal vouches for what ``rows`` returns."""
+        return episode_index in self._listed
 
     def rows(self, episode_index: int) -> pa.Table | None:
-        """Return the rows of an episode; ``None`` if it has none here."""
-        places = self._places.get(episode_index)
-        if not places:
-            return None
-        return pa.Table.from_batches(
-            [self._read(place.offset).slice(place.first_row, place.n_rows) for place in places]
-        )
+        """Return the rows of an episode; ``None`` if it has none here.
+
+        Raises:
+            OutputError: If its data is damaged.
+        """
+        places = self._listed.get(episode_index)
+        if places is None:
+            places = self._found.get(episode_index, [])
+        try:
+            parts = [part for place in places for part in self._rows_at(place, episode_index)]
+        except DamagedError as error:
+            raise OutputError(
+                f"the data of episode {episode_index} in {self.path} is damaged: {error}"
+            ) from error
+        return pa.Table.from_batches(parts) if parts else None
 
     def table(self) -> pa.Table:
-        """Return all rows, in the order of the file. Needs memory for all of them."""
-        offsets = sorted({place.offset for places in self._places.values() for place in places})
-        return pa.Table.from_batches([self._read(offset) for offset in offsets], self._schema)
+        """Return all whole rows, in the order of the file. Needs memory for all of them."""
+        places: set[_Place] = set()
+        for of_episode in (self._listed or self._found).values():
+            places.update(of_episode)
+        batches = [batch for place in sorted(places) for batch in self._read(place)]
+        return pa.Table.from_batches(batches, self._schema)
+
+    def _rows_at(self, place: _Place, episode_index: int) -> Iterator[pa.RecordBatch]:
+        for batch in self._read(place):
+            rows = np.flatnonzero(batch.column(0).to_numpy() == episode_index)
+            if len(rows):
+                yield batch.slice(int(rows[0]), int(rows[-1] - rows[0]) + 1)
+
+    def _read(self, place: _Place) -> list[pa.RecordBatch]:
+        # Episodes next to each other are mostly in one batch: it is decompressed once.
+        if self._batches is None or self._batches[0] != place:
+            with PieceFile.at(self.path, self.name) as file:
+                piece = Piece(place.offset, place.length, place.checksum)
+                data = file.read(piece) if place.checksum else file.read_at(*place[:2])
+            self._batches = place, self._decoded(data)
+        return self._batches[1]
+
+    def _decoded(self, data: bytes) -> list[pa.RecordBatch]:
+        source = pa.BufferReader(data)
+        batches: list[pa.RecordBatch] = []
+        try:
+            while source.tell() < len(data):
+                message = pa.ipc.read_message(source)
+                check_declared_sizes(message)
+                batch = pa.ipc.read_record_batch(message, self._schema)
+                batch.validate(full=True)
+                batches.append(batch)
+        except (OSError, EOFError, pa.ArrowException, *_MALFORMED) as error:
+            raise DamagedError(f"it cannot be decoded: {error}") from error
+        return batches
+
+    @cached_property
+    def _found(self) -> dict[int, list[_Place]]:
+        """Where episodes are by the record batches found outside of what a journal lists."""
+        found: dict[int, list[_Place]] = {}
+        taken = sorted({place[:2] for places in self._listed.values() for place in places})
+        start = len(self._head)
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            return found
+        for offset, length in [*taken, (size, 0)]:
+            if start < offset:
+                for place, batches in self._walk(start, min(offset, size)):
+                    for batch in batches:
+                        for index in np.unique(batch.column(0).to_numpy()).tolist():
+                            found.setdefault(index, []).append(place)
+            start = max(start, offset + length)
+        return found
+
+    def _walk(self, start: int, stop: int) -> Iterator[tuple[_Place, list[pa.RecordBatch]]]:
+        with PieceFile.at(self.path, self.name) as file:
+            while start + _N_PREFIX_BYTES <= stop:
+                try:
+                    marker, n_metadata = struct.unpack("<Ii", file.read_at(start, _N_PREFIX_BYTES))
+                    if marker != _CONTINUATION or n_metadata <= 0:
+                        return
+                    metadata = file.read_at(start + _N_PREFIX_BYTES, n_metadata)
+                    length = _N_PREFIX_BYTES + n_metadata + body_length(metadata)
+                    if start + length > stop:
+                        return  # It is not whole (yet).
+                    batches = self._decoded(file.read_at(start, length))
+                except (DamagedError, *_MALFORMED):
+                    return
+                yield _Place(start, length, ""), batches
+                start += length
 
     def steps(self, episode_index: int) -> StepTrajectory | None:
         """Return the steps of an episode as arrays; ``None`` if it has none here."""
@@ -212,13 +301,33 @@ class StepsStream:
         )
         return terminated, truncated
 
-    def _read(self, offset: int) -> pa.RecordBatch:
-        # Episodes next to each other are mostly in one batch: it is decompressed once.
-        if self._batch is None or self._batch[0] != offset:
-            self._file.seek(offset)
-            message = pa.ipc.read_message(self._file)
-            self._batch = offset, pa.ipc.read_record_batch(message, self._schema)
-        return self._batch[1]
+
+def _listed_places(journal: Journal, name: str) -> dict[int, list[_Place]]:
+    """Return where the journal says that the data of each episode is."""
+    parts: dict[tuple[int, int], list[_Place]] = {}
+    listed: dict[int, list[_Place]] = {}
+    for entry in journal.entries:
+        piece = entry.pieces.get(name)
+        place = None if piece is None else _Place(piece.offset, piece.length, piece.checksum)
+        if entry.part_of is not None:
+            if place is not None:
+                parts.setdefault(entry.part_of[:2], []).append(place)
+            continue
+        for index in entry.data_indices:
+            play = entry.parts.get(index)
+            begun = [] if play is None else parts.get((index, play.token), [])
+            listed[index] = [*begun, *([] if place is None else [place])]
+    return listed
+
+
+def _head_of(path: Path) -> bytes:
+    """Return the schema message that a stream begins with."""
+    with path.open("rb") as file:
+        marker, n_metadata = struct.unpack("<Ii", file.read(_N_PREFIX_BYTES))
+        if marker != _CONTINUATION or not 0 < n_metadata <= _LARGEST_SCHEMA:
+            raise ValueError("it does not begin with a schema")
+        file.seek(0)
+        return file.read(_N_PREFIX_BYTES + n_metadata)
 
 
 def _nested(
@@ -267,6 +376,17 @@ def read_trajectory(streams: Sequence[StepsStream], episode_index: int) -> Traje
     return Trajectory(episode_index, terminated, truncated, by_step_key)
 
 
-def open_streams(directory: Path) -> list[StepsStream]:
-    """Open the streams in a ``trajectory_data`` directory."""
-    return [StepsStream(path) for path in sorted(directory.glob("steps_*.arrow"))]
+def open_streams(directory: Path, journal: Journal | None) -> list[StepsStream]:
+    """Open the streams of an output directory, as far as they can be."""
+    names = {} if journal is None else {name: True for name in journal.heads if _is_stream(name)}
+    paths = sorted((directory / TRAJECTORY_FOLDER).glob("steps_*.arrow"))
+    names.update({f"{TRAJECTORY_FOLDER}/{path.name}": True for path in paths})
+    streams: list[StepsStream] = []
+    for name in sorted(names):
+        with contextlib.suppress(OutputError):
+            streams.append(StepsStream(current_path(directory, name), journal, name))
+    return streams
+
+
+def _is_stream(name: str) -> bool:
+    return name.startswith(TRAJECTORY_FOLDER)

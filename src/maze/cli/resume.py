@@ -1,0 +1,82 @@
+"""``maze resume``: plays the episodes that are missing in an output directory."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import Any
+
+from maze.cli.messages import perhaps_unread, print_lines
+from maze.core.errors import ConfigError
+
+DESCRIPTION = """\
+Plays the episodes that are missing in an output directory: those that an interrupted or killed run
+did not come to, and those whose data is damaged. With runner.n_episodes=... it is extended. What is
+there is kept; the outcome is that of an undisturbed run.
+
+Other options of the runner that make no difference to an episode can be changed as well, such as
+runner.n_processes=8. A change that would make other episodes is refused.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "resume",
+        help="play the episodes that are missing, or more of them",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", metavar="DIR", help="output directory of the run")
+    parser.add_argument(
+        "options",
+        nargs="*",
+        metavar="runner.OPTION=VALUE",
+        help="options to change, for instance runner.n_episodes=1000",
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="play failed episodes again, too"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="import what the config of the run names"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from maze.cli.maze_run import exit_code_of
+    from maze.core.rollout.resume import resume_run
+    from maze.core.rollout.run_directory import RunDirectory
+
+    changes = dict(parse_option(option) for option in arguments.options)
+    recorded = RunDirectory(arguments.directory)
+    n_recorded = 0 if recorded.journal is None else len(recorded.journal.episode_indices())
+    print_lines([f"{recorded.path}: {n_recorded:,} episodes are recorded", ""])
+    result = resume_run(
+        arguments.directory,
+        changes,
+        retry_failed=arguments.retry_failed,
+        trust=arguments.trust,
+        command=shlex.join(["maze", *sys.argv[1:]]),
+    )
+    with perhaps_unread():
+        result.print()
+    return exit_code_of(result)
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """Return name and value of an option as it is typed, ``runner.n_episodes=1000``."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(
+            f"'{text}' is not understood. Options are written group.key=value, for instance"
+            " runner.n_episodes=1000"
+        )
+    try:
+        return name, yaml.safe_load(value) if value else None
+    except yaml.YAMLError:
+        raise ConfigError(f"'{text}': {value!r} is not a value that YAML understands") from None
