@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 BatchColumns: TypeAlias = Mapping[str, Sequence[Any]]
 """Rows of a batch by column: the attributes of ``EpisodeRow``, and perhaps ``zero_statistics``,
@@ -65,8 +66,8 @@ _FORMAT_KEY = b"maze.episode_table"
 
 _N_ROWS_IN_GROUP = 16_384
 """Of the file, and so what is in memory when one is written."""
-_N_ROWS_KEPT = 2 * _N_ROWS_IN_GROUP
-"""Of batches that were parsed, in case that another row of them is asked for soon."""
+_N_ROWS_AT_ONCE = 4 * _N_ROWS_IN_GROUP
+"""Up to which a table is made by going through the batches once."""
 
 
 class EpisodeTable:
@@ -108,7 +109,7 @@ class EpisodeTable:
     @cached_property
     def episode_indices(self) -> NDArray[np.int64]:
         """The index of each episode, ascending. Some are missing if a run did not finish."""
-        return cast("NDArray[np.int64]", self["episode_index"])
+        return cast("NDArray[np.int64]", self._table.column("episode_index").to_numpy())
 
     @property
     def statistic_names(self) -> tuple[str, ...]:
@@ -208,20 +209,23 @@ class EpisodeTable:
 
         try:
             _check_seal(path)
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                parts = [_in_form(file.schema_arrow.empty_table())]
-                sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-                no_failures = pa.nulls(max(sizes, default=0), _failure_type())
-                for group in range(len(sizes)):
-                    part = file.read_row_group(group)
-                    part.validate(full=True)
-                    parts.append(_sharing(no_failures, _in_form(part)))
-            table = cls.from_arrow(pa.concat_tables(parts))
+            with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+                # One after the other: that leaves no holes in memory, of which there would be
+                # as much as of data.
+                columns = [
+                    _read_failures(file)
+                    if name == _FAILURE_COLUMN
+                    else file.read([name], use_threads=False).column(name)
+                    for name in file.schema_arrow.names
+                ]
+                table = pa.Table.from_arrays(columns, schema=file.schema_arrow)
+            table.validate(full=True)
+            made = cls.from_arrow(table)
             pa.default_memory_pool().release_unused()
         # A text that is no UTF-8 is a ValueError.
         except (OSError, ValueError, pa.ArrowException, OutputError) as error:
             raise OutputError(f"cannot read the episode table {path}: {error}") from error
-        return table
+        return made
 
     def _is_equal(self, other: EpisodeTable, ignored: Sequence[str]) -> bool:
         """Compare column by column; a NaN is equal to a NaN, but not to a missing value."""
@@ -553,15 +557,21 @@ def _failures_in_form(table: pa.Table, kind: pa.StructType) -> pa.ChunkedArray[A
     return _chunked([_failure_array(failures)], kind)
 
 
-def _sharing(no_failures: pa.Array[Any], table: pa.Table) -> pa.Table:
-    """Let the rows share one array of nulls if none of them failed: it takes 30 bytes a row."""
+def _read_failures(file: pq.ParquetFile) -> pa.ChunkedArray[Any]:
+    """Read them by groups of rows: those without any share one array of nulls."""
+    import pyarrow as pa
 
-    position = len(_FIXED_COLUMNS)
-    column = table.column(position)
-    if column.null_count < len(table):
-        return table
-    nulls = _chunked([no_failures.slice(0, len(table))], column.type)
-    return table.set_column(position, table.schema.field(position), nulls)
+    kind = file.schema_arrow.field(_FAILURE_COLUMN).type
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    # Nulls take as much as the values of a fixed size that they have not: 30 bytes a row.
+    nothing: pa.Array[Any] = pa.nulls(max(sizes, default=0), kind)
+    chunks = []
+    for group, size in enumerate(sizes):
+        part = file.read_row_group(group, [_FAILURE_COLUMN], use_threads=False)
+        column = part.column(_FAILURE_COLUMN)
+        is_needed = column.null_count < size
+        chunks += column.chunks if is_needed else [nothing.slice(0, size)]
+    return _chunked(chunks, kind)
 
 
 def _rows(table: pa.Table) -> Iterator[EpisodeRow]:
@@ -609,7 +619,7 @@ class _Batches:
             columns = self._batches[number]
             self._n_rows_kept += len(columns["episode_index"])
         self._kept[number] = columns  # At the end: the first is the one not asked for longest.
-        while self._n_rows_kept > _N_ROWS_KEPT and len(self._kept) > 1:
+        while self._n_rows_kept > _N_ROWS_IN_GROUP and len(self._kept) > 1:
             dropped = self._kept.pop(next(iter(self._kept)))
             self._n_rows_kept -= len(dropped["episode_index"])
         return columns
@@ -625,8 +635,8 @@ class _Batches:
         """
         numbers = np.searchsorted(firsts, arrivals, side="right") - 1
         positions = (arrivals - firsts[numbers]).tolist()
-        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(arrivals)]
-        for start, end in pairwise(cuts):
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+        for start, end in pairwise([*starts, len(arrivals)]):
             columns = self[int(numbers[start])]
             if end - start < len(columns["episode_index"]):
                 columns = select_rows(columns, positions[start:end])
@@ -639,8 +649,13 @@ def _in_groups(batches: Sequence[BatchColumns]) -> tuple[pa.Schema, Iterator[pa.
     indices, sizes = array("q"), array("q")
     name_counts: Counter[str] = Counter()
     zero_statistics: set[str] = set()
+    at_once: EpisodeTableBuilder | None = EpisodeTableBuilder()
     for number in range(len(batches)):
         columns = parsed[number]
+        if at_once is not None:
+            at_once.add_columns(columns)
+            if len(at_once) > _N_ROWS_AT_ONCE:
+                at_once = None
         indices.extend(columns["episode_index"])
         sizes.append(len(columns["episode_index"]))
         name_counts.update(chain.from_iterable(columns["statistics"]))
@@ -650,6 +665,9 @@ def _in_groups(batches: Sequence[BatchColumns]) -> tuple[pa.Schema, Iterator[pa.
     order = np.argsort(by_arrival, kind="stable")
     is_last = np.ones(len(order), dtype=np.bool_)
     is_last[:-1] = np.diff(by_arrival[order]) > 0
+    if at_once is not None and is_last.all():
+        table = at_once.build().to_arrow()
+        return table.schema, iter([table])
     # What only rows have that do not count is no column of the table.
     for columns in parsed.rows(firsts, np.sort(order[~is_last])):
         name_counts.subtract(chain.from_iterable(columns["statistics"]))
