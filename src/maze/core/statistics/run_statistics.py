@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import bisect
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
+from typing import Any
 
 from maze.core.episode import ENDINGS, Ending, EpisodeBatch, EpisodeRow
 from maze.core.statistics.summary import Summary, summarize
@@ -37,8 +39,11 @@ class RunStatistics:
     """Observations and rewards with a NaN, in all episodes."""
     n_steps: int
     """Structured steps of all episodes, the failed ones' included."""
+    n_steps_before: int
+    """Those of them that were played in an earlier session of the run."""
     seconds: float
-    """Sum of the times spent on the episodes, without waiting for those beside them."""
+    """Sum of the times spent on the episodes of this session, without waiting for those beside
+    them."""
     encoding_seconds: float
     """Time spent on checking and encoding batches of episodes."""
 
@@ -46,7 +51,7 @@ class RunStatistics:
         self.endings = dict.fromkeys(ENDINGS, 0)
         self.n_truncated_by_runner = 0
         self.n_nan = 0
-        self.n_steps = 0
+        self.n_steps = self.n_steps_before = 0
         self.seconds = 0.0
         self._timed_seconds = self._env_seconds = self._policy_seconds = 0.0
         self.encoding_seconds = 0.0
@@ -68,35 +73,60 @@ class RunStatistics:
             self._policy_seconds += policy_seconds
 
     def add_rows(self, rows: Iterable[EpisodeRow]) -> None:
-        """Take in episodes by their rows, such as those of a table that was read back."""
+        """Take in episodes by their rows."""
         rows = tuple(rows)
-        if not rows:
-            return
-        played = rows
-        failed = [row for row in rows if row.ending == "failed"]
-        if failed:
-            for row in failed:
-                bisect.insort(self._failures, row, key=lambda row: row.episode_index)
-            del self._failures[N_FAILURES_KEPT:]
-            played = tuple(row for row in rows if row.ending != "failed")
-        column = dict(zip(EpisodeRow._fields, zip(*rows, strict=True), strict=True))
+        if rows:
+            columns = dict(zip(EpisodeRow._fields, zip(*rows, strict=True), strict=True))
+            self._add(columns)
+            self.seconds += sum(columns["seconds"])
+
+    def add_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Take in episodes of an earlier session of the run, as they are in its journal.
+
+        They count as if they had been played now, but for the time they took: that belongs to a
+        session whose other times are not known.
+
+        Args:
+            columns: the attributes of ``EpisodeRow``, and ``zero_statistics`` if there are any.
+                Each episode is to be added once: without rows that a later one has replaced, and
+                without those that are going to be played again.
+        """
+        self._zero_statistics |= frozenset(columns.get("zero_statistics", ()))
+        self._add(columns)
+        self.n_steps_before += sum(columns["n_steps"])
+
+    def _add(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        endings, returns = columns["ending"], columns["episode_return"]
+        step_counts, statistics = columns["n_steps"], columns["statistics"]
         for ending in ENDINGS:
-            self.endings[ending] += column["ending"].count(ending)
-        self.n_truncated_by_runner += column["truncated_by"].count("runner")
-        self.n_steps += sum(column["n_steps"])
-        self.n_nan += sum(column["n_nan"])
-        self.seconds += sum(column["seconds"])
-        returns = [row.episode_return for row in played]
+            self.endings[ending] += endings.count(ending)
+        self.n_truncated_by_runner += columns["truncated_by"].count("runner")
+        self.n_steps += sum(step_counts)
+        self.n_nan += sum(columns["n_nan"])
+        if "failed" in endings:
+            self._add_failures(columns)
+            is_played = [ending != "failed" for ending in endings]
+            returns, step_counts, statistics = (
+                tuple(compress(column, is_played)) for column in (returns, step_counts, statistics)
+            )
         self._returns.extend(returns)
-        self._step_counts.extend([row.n_steps for row in played])
+        self._step_counts.extend(step_counts)
         self._sum_of_returns += sum(returns)
-        if any(column["statistics"]):
-            for row in played:
-                for name, value in row.statistics.items():
+        if any(statistics):
+            for values_by_name in statistics:
+                for name, value in values_by_name.items():
                     values = self._statistics.get(name)
                     if values is None:
                         values = self._statistics[name] = array("d")
                     values.append(value)
+
+    def _add_failures(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Keep the failed episodes of lowest index."""
+        for position, ending in enumerate(columns["ending"]):
+            if ending == "failed":
+                row = EpisodeRow(*[columns[name][position] for name in EpisodeRow._fields])
+                bisect.insort(self._failures, row, key=lambda row: row.episode_index)
+        del self._failures[N_FAILURES_KEPT:]
 
     @property
     def n_episodes(self) -> int:
@@ -118,9 +148,9 @@ class RunStatistics:
         summaries = {"return": summarize(self._returns), "n_steps": summarize(self._step_counts)}
         for name in sorted(self._statistics):
             values = self._statistics[name]
-            if name in self._zero_statistics:
-                values = values + array("d", bytes(8 * (len(self._returns) - len(values))))
-            summaries[name] = summarize(values)
+            is_zero = name in self._zero_statistics
+            n_zeros = len(self._returns) - len(values) if is_zero else 0
+            summaries[name] = summarize(values, n_zeros)
         return summaries
 
     def time_split(self) -> dict[str, float]:

@@ -58,15 +58,22 @@ class Summary:
         return tuple(None if math.isnan(value) else value for value in astuple(self))
 
 
-def summarize(values: Sequence[float] | NDArray[np.float64]) -> Summary:
+def summarize(values: Sequence[float] | NDArray[np.float64], n_zeros: int = 0) -> Summary:
     """Summarise numbers, whatever their order.
+
+    Takes as much memory as the values meanwhile.
 
     Args:
         values: one for each episode. NaN values are left out and counted.
+        n_zeros: zeros that there are besides.
     """
-    given = np.asarray(values, dtype=np.float64)
-    numbers = np.sort(given[~np.isnan(given)])
-    n, n_nan = len(numbers), len(given) - len(numbers)
+    numbers = np.zeros(len(values) + n_zeros)
+    # Added, so that there is one zero only: which one came first would show, in the range.
+    np.add(values, 0.0, out=numbers[: len(values)])
+    numbers.sort()  # NaN comes last.
+    n_nan = int(np.count_nonzero(np.isnan(numbers)))
+    n = len(numbers) - n_nan
+    numbers = numbers[:n]
     if n == 0:
         nan = math.nan
         return Summary(0, nan, nan, nan, nan, nan, nan, nan, n_nan)
@@ -125,16 +132,20 @@ _T_QUANTILES = (
 
 
 def _mean_and_std(numbers: NDArray[np.float64]) -> tuple[float, float]:
-    """Return mean and standard deviation of at least one sorted number."""
+    """Return mean and standard deviation of at least one sorted number, and overwrite them."""
     lowest, highest = float(numbers[0]), float(numbers[-1])
     if math.isinf(lowest) or math.isinf(highest):
         return (lowest + highest if lowest != -highest else math.nan), math.nan
     n = len(numbers)
     # Scaled by a power of two, which is exact, so that no sum or square overflows.
     scale = 2.0 ** (math.frexp(max(-lowest, highest, 1e-300))[1] - 1)
+    # In place from here on, as there may be millions.
+    scaled = numbers
+    scaled /= scale
     # Rounding could put the mean of equal numbers beside them.
-    mean = min(max(math.fsum(numbers / scale) / n * scale, lowest), highest)
+    mean = min(max(math.fsum(scaled) / n * scale, lowest), highest)
     if n == 1:
         return mean, math.nan
-    deviations = numbers / scale - mean / scale
-    return mean, math.sqrt(math.fsum(deviations * deviations) / (n - 1)) * scale
+    scaled -= mean / scale
+    scaled *= scaled
+    return mean, math.sqrt(math.fsum(scaled) / (n - 1)) * scale
