@@ -49,9 +49,12 @@ class EventLogSink(Sink):
                 file = (self._directory / f"{name}.tsv").open("xb")
                 log = self._logs[name] = _Log(file, header.encode())
                 file.write(log.header)
-            for row, text in zip(batch.rows, events.texts, strict=True):
+            indices = [row.episode_index for row in batch.rows]
+            if batch.part_of is not None:
+                indices = [batch.part_of.episode_index]
+            for index, text in zip(indices, events.texts, strict=True):
                 if text:
-                    log.indices.append(row.episode_index)
+                    log.indices.append(index)
                     log.sizes.append(len(text))
             log.file.write(b"".join(events.texts))
             log.file.flush()
