@@ -5,10 +5,16 @@
 Specs are fixed before anything is played. An ``Episode`` exists only where it was played. What
 leaves a process is an ``EpisodeBatch``: a row for each of several episodes and their data,
 already encoded.
+
+A long episode hands over what it has in parts, so that it never has all of its data in memory:
+
+    EpisodePart, EpisodePart, ..., Episode
 """
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -20,6 +26,7 @@ from maze.core.env.structured_env import StepKey
 from maze.core.events.event import Event
 from maze.core.seeding import EpisodeSpec as EpisodeSpec
 from maze.core.trajectory.columns import StepColumns
+from maze.core.trajectory.digest import EpisodeDigest
 
 Ending: TypeAlias = Literal["terminated", "truncated", "failed"]
 """How an episode ended: by the task, by a limit, or by an error."""
@@ -68,8 +75,85 @@ class EpisodeTiming(NamedTuple):
     """In the policy; a share of the batch's time if several episodes ran together."""
 
 
+class PartID(NamedTuple):
+    """Says which play of which episode a part belongs to."""
+
+    episode_index: int
+    token: int
+    """Drawn by chance for each play: one that was broken off and begun again leaves parts, too."""
+    number: int
+    """Position among the parts of that play, from 0."""
+
+
+class Parts(NamedTuple):
+    """The parts that the data of a finished episode begins with."""
+
+    token: int
+    n_parts: int
+
+
+class EpisodePart(NamedTuple):
+    """What a long episode hands over while it is being played.
+
+    It holds whole structured steps: as many observations as actions and rewards.
+    """
+
+    spec: EpisodeSpec
+    episode_id: str
+    part_id: PartID
+    first_step: int
+    """Index of its first (sub-)step."""
+    first_time: int
+    """The structured step that comes after those of the parts before it."""
+    n_steps: int
+    """Number of structured steps completed by its end, since the reset."""
+    rewards: NDArray[np.float64]
+    env_times: Sequence[int] | None
+    columns: Mapping[StepKey, StepColumns]
+    events: Sequence[tuple[int, Event]]
+
+
+@dataclass
+class HandedOver:
+    """What is remembered of the parts of an episode that were handed over."""
+
+    token: int
+    n_parts: int = 0
+    n_sub_steps: int = 0
+    n_times: int = 0
+    """Structured steps that they cover."""
+    n_nan: int = 0
+    rewards: array[float] = field(default_factory=lambda: array("d"))
+    """All of them: a sum is rounded once, at the end. Eight bytes a step."""
+    digest: EpisodeDigest = field(default_factory=EpisodeDigest)
+    events: list[tuple[int, Event]] = field(default_factory=list)
+    """Those with statistics that need more of an event than that it happened: their values can
+    be reduced in any way, and only when all are there."""
+    event_counts: dict[type[Event], int] = field(default_factory=dict)
+    """How many events there were of the other types."""
+
+    def add(self, part: EpisodePart, n_nan: int) -> None:
+        """Remember what will be needed of a part."""
+        self.n_parts += 1
+        self.n_sub_steps += len(part.rewards)
+        self.n_times = self.n_sub_steps if part.env_times is None else part.env_times[-1] + 1
+        self.n_nan += n_nan
+        self.rewards.frombytes(part.rewards.tobytes())
+        self.digest.update(part.columns, part.rewards)
+        for time, event in part.events:
+            event_type = type(event)
+            if event_type.is_only_counted():
+                self.event_counts[event_type] = self.event_counts.get(event_type, 0) + 1
+            else:
+                self.events.append((time, event))
+
+
 class Episode(NamedTuple):
-    """A played spec."""
+    """A played spec.
+
+    Of an episode that handed over parts, ``rewards``, ``env_times``, ``columns`` and ``events``
+    are what came after them; everything else is about the whole.
+    """
 
     spec: EpisodeSpec
     episode_id: str
@@ -101,6 +185,19 @@ class Episode(NamedTuple):
     n_nan: int = 0
     """Observations and rewards of the episode that hold a NaN."""
     failure: Failure | None = None
+    part_end: int = sys.maxsize
+    """The structured step with which the next part would begin."""
+    handed_over: HandedOver | None = None
+
+    @property
+    def first_step(self) -> int:
+        """Index of the first (sub-)step that was not handed over in a part."""
+        return 0 if self.handed_over is None else self.handed_over.n_sub_steps
+
+    @property
+    def first_time(self) -> int:
+        """The first structured step that was not handed over in a part."""
+        return 0 if self.handed_over is None else self.handed_over.n_times
 
     def n_bytes(self) -> int:
         """Return the size of the observations and actions, without those that are ragged."""
@@ -155,23 +252,6 @@ class EncodedSteps:
     """The schema message. Equal for all batches of a run."""
     batch: bytes
     """The record batch message, compressed."""
-
-
-class PartID(NamedTuple):
-    """Says which play of which episode a part belongs to."""
-
-    episode_index: int
-    token: int
-    """Drawn by chance for each play: one that was broken off and begun again leaves parts, too."""
-    number: int
-    """Position among the parts of that play, from 0."""
-
-
-class Parts(NamedTuple):
-    """The parts that the data of a finished episode begins with."""
-
-    token: int
-    n_parts: int
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ stamps them with the environment's time. Statistics over events are declared bes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
@@ -51,6 +51,14 @@ class Event:
         """Names of the attributes, in the order of their declaration."""
         return tuple(field.name for field in fields(cls))
 
+    @classmethod
+    def is_only_counted(cls) -> bool:
+        """Whether the statistics need no more of the events than how many there were."""
+        return all(
+            statistic.reduce is len and statistic.attribute is None and statistic.group_by is None
+            for statistic in cls.statistics
+        )
+
 
 @dataclass(frozen=True)
 class Reward(Event):
@@ -72,19 +80,28 @@ class Measurement(NamedTuple):
     """Which of them are 0 for an episode where they are absent."""
 
 
-def measure_events(events: Sequence[Any]) -> Measurement:
+def measure_events(
+    events: Sequence[Any], counts: Mapping[type[Event], int] | None = None
+) -> Measurement:
     """Measure the declared statistics on the events of one episode.
 
     Args:
         events: ``(env_time, event)`` pairs, in the order in which they happened.
+        counts: how many more there were of types that are only counted.
     """
-    by_type: dict[type[Event], list[Event]] = {}
+    counts = counts or {}
+    by_type: dict[type[Event], list[Event]] = {event_type: [] for event_type in counts}
     for _, event in events:
         by_type.setdefault(type(event), []).append(event)
     measured: dict[str, float] = {}
     zeros: set[str] = set()
     for event_type, same in by_type.items():
         for statistic in event_type.statistics:
+            if event_type in counts:
+                name = f"{event_type.__name__}.{statistic.name}"
+                measured[name] = float(counts[event_type] + len(same))
+                zeros.add(name)
+                continue
             groups: dict[str, list[float]] = {}
             for event in same:
                 group = (

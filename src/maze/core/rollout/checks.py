@@ -1,9 +1,10 @@
-"""Checks of finished episodes for NaN and for values outside of their spaces.
+"""Checks of finished episodes, and of parts of them, for NaN and values outside of their spaces.
 
 Types, dtypes and shapes are checked when a value is recorded. Bounds are checked here, for many
 episodes at once, since a comparison of a whole batch costs hardly more than that of one
 observation. An episode in which something is found becomes a failed one, cut off at the first
-offence, just as if it had been noticed in that step.
+offence, just as if it had been noticed in that step. A part in which something is found is not
+handed over, and the episode ends there.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import numpy as np
 from gymnasium import spaces
 
 from maze.core.env.structured_env import StepKey
-from maze.core.episode import Episode, Failure, FailurePlace
+from maze.core.episode import Episode, EpisodePart, Failure, FailurePlace
 from maze.core.rollout.play import break_off
 from maze.core.trajectory.columns import (
     LeafColumn,
     Offence,
-    StepColumns,
     bounds_check,
     count_nan,
     leaves,
@@ -79,44 +79,69 @@ class EpisodeChecks:
                 return episodes
         return [self._judge(episode) for episode in episodes]
 
+    def check_part(self, part: EpisodePart) -> int | None:
+        """Return how many NaNs are in a part; ``None`` if there is something to end it for."""
+        is_sound = not np.isnan(part.rewards).any() and all(
+            check is None or check(column) is None
+            for key, (observed, acted) in self._checks.items()
+            for checks, columns in (
+                (observed, part.columns[key].observations),
+                (acted, part.columns[key].actions),
+            )
+            for check, column in zip(checks, columns, strict=True)
+        )
+        if is_sound:
+            return 0
+        return _count_nan(part) if next(self._failures(part), None) is None else None
+
     def _judge(self, episode: Episode) -> Episode:
         """Look for the first offence in one episode."""
-        n_nan = sum(count_nan(part.observations) for part in episode.columns.values())
-        n_nan += int(np.isnan(episode.rewards).sum())
-        failure = min(self._failures(episode), key=lambda found: found.step, default=None)
-        if failure is None or (episode.failure and episode.failure.step < failure.step):
-            return episode._replace(n_nan=n_nan)
-        broken_off = break_off(episode, failure, with_action=failure.place == "policy")
-        return broken_off._replace(n_nan=n_nan)
+        # The environment gives the reward of a step together with the observation of the next
+        # one, on which the policy then acts.
+        failure = min(
+            self._failures(episode),
+            key=lambda found: (found.step, found.place == "policy"),
+            default=None,
+        )
+        if failure is not None and (
+            episode.failure is None or episode.failure.step >= failure.step
+        ):
+            episode = break_off(episode, failure, with_action=failure.place == "policy")
+        n_before = 0 if episode.handed_over is None else episode.handed_over.n_nan
+        return episode._replace(n_nan=n_before + _count_nan(episode))
 
-    def _failures(self, episode: Episode) -> Iterator[Failure]:
+    def _failures(self, episode: Episode | EpisodePart) -> Iterator[Failure]:
         for key, part in episode.columns.items():
             for checks, columns, is_policy in zip(
                 self._checks[key], (part.observations, part.actions), (False, True), strict=True
             ):
+                ignored = self._ignored(is_policy)
                 for check, column in zip(checks, columns, strict=True):
-                    offence = check(column) if check is not None and column.n else None
+                    offence = check(column, ignored) if check is not None and column.n else None
                     if offence is not None:
-                        yield from self._failure(offence, part, is_policy)
+                        row = offence.row
+                        step = episode.first_step + row if part.steps is None else part.steps[row]
+                        yield self._failure(offence, step, is_policy)
         if self._options.on_nan != "count" and np.isnan(episode.rewards).any():
             # The step that gave it is completed, so that it is the failure of the one after it.
-            step = int(np.isnan(episode.rewards).argmax()) + 1
+            step = episode.first_step + int(np.isnan(episode.rewards).argmax()) + 1
             message = "the reward is NaN (runner.on_nan=count records it and goes on)"
             stops = self._options.on_nan == "stop"
             yield Failure("step", step, "SpaceError", message, "", stops)
 
-    def _failure(self, offence: Offence, part: StepColumns, is_policy: bool) -> Iterator[Failure]:
-        """Yield a failure, if the options say that it is one."""
+    def _ignored(self, is_policy: bool) -> Sequence[str]:
+        """Return the kinds of offences that the options do not take for failures."""
+        allows_outside = self._options.on_out_of_space == "allow"
+        # A NaN in an action is out of its space, and nothing else.
+        allows_nan = allows_outside if is_policy else self._options.on_nan == "count"
+        return [*(["outside"] if allows_outside else []), *(["nan"] if allows_nan else [])]
+
+    def _failure(self, offence: Offence, step: int, is_policy: bool) -> Failure:
         options, message = self._options, offence.message
-        step = offence.row if part.steps is None else part.steps[offence.row]
         if offence.kind == "nan" and not is_policy:
-            if options.on_nan == "count":
-                return
             stops = options.on_nan == "stop"
             message += " (runner.on_nan=count records it and goes on)"
         else:
-            if options.on_out_of_space == "allow":
-                return
             stops = options.on_out_of_space == "stop"
             message += (
                 " (clip it, for instance; runner.on_out_of_space=allow plays it)"
@@ -125,7 +150,13 @@ class EpisodeChecks:
                 " runner.on_out_of_space=allow records it and goes on"
             )
         place: FailurePlace = "policy" if is_policy else "step" if step else "reset"
-        yield Failure(place, step, "SpaceError", message, "", stops)
+        return Failure(place, step, "SpaceError", message, "", stops)
+
+
+def _count_nan(episode: Episode | EpisodePart) -> int:
+    """Count the observations and rewards that hold a NaN."""
+    n_nan = sum(count_nan(part.observations) for part in episode.columns.values())
+    return n_nan + int(np.isnan(episode.rewards).sum())
 
 
 def _joined(columns: Sequence[LeafColumn]) -> LeafColumn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,8 +21,10 @@ from maze.core.episode import (
     EncodedSteps,
     Episode,
     EpisodeBatch,
+    EpisodePart,
     EpisodeRow,
     EventText,
+    Parts,
 )
 from maze.core.events.event import Event, Reward
 from maze.core.trajectory.columns import Leaf, LeafColumn, StepColumns, leaves
@@ -29,6 +32,7 @@ from maze.core.trajectory.space_json import space_to_json
 from maze.core.trajectory.trajectory import FORMAT_VERSION, METADATA_KEY
 
 _N_STREAM_END_BYTES = 8
+_N_TIMES_KEPT = 65536
 _ONE_ZERO = np.zeros(1)
 _ARROW_TYPES: dict[str, pa.DataType] = {
     "float16": pa.float16(),
@@ -59,20 +63,26 @@ class BatchEncoder:
     """Collects finished episodes and encodes them as one ``EpisodeBatch``."""
 
     def __init__(
-        self, env: StructuredEnv, options: EncoderOptions, metadata: Mapping[str, Any] | None = None
+        self,
+        env: StructuredEnv,
+        options: EncoderOptions,
+        part_steps: int,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare for the spaces of an environment.
 
         Args:
-            env: only its spaces are looked at.
+            env: only its spaces, and whether it is flat, are looked at.
             options: what is kept.
+            part_steps: structured steps in a part of an episode.
             metadata: JSON values that go into the schema of each trajectory file.
         """
+        description = {"is_flat": env.is_flat, "part_steps": part_steps, **(metadata or {})}
         self._options = options
         self._times: list[str] = []  # The env times as the event log has them, each made once.
         self._steps = (
             {
-                key: _StepsEncoder(key, env, options.compression, metadata or {})
+                key: _StepsEncoder(key, env, options.compression, description)
                 for key in env.observation_spaces
             }
             if options.keep_trajectories
@@ -82,19 +92,18 @@ class BatchEncoder:
 
     def _clear(self) -> None:
         self._rows: list[EpisodeRow] = []
+        self._parts: dict[int, Parts] = {}
         self._zero_statistics: frozenset[str] = frozenset()
         self._events: dict[str, tuple[tuple[str, ...], dict[int, bytes]]] = {}
 
     def add(self, episode: Episode, attempts: int = 1) -> None:
         """Collect an episode."""
-        if self._options.keep_events:
-            self._add_events(episode)
-        for key, encoder in self._steps.items():
-            part = episode.columns.get(key)
-            if part is not None and part.n_observations:
-                encoder.add(episode, part)
+        self._add_data(episode)
         if episode.zero_statistics:
             self._zero_statistics |= episode.zero_statistics
+        if episode.handed_over is not None:
+            token, n_parts = episode.handed_over.token, episode.handed_over.n_parts
+            self._parts[episode.spec.index] = Parts(token, n_parts)
         failure = episode.failure
         self._rows.append(
             EpisodeRow(
@@ -118,7 +127,15 @@ class BatchEncoder:
 
     def flush(self) -> EpisodeBatch:
         """Return what was collected as a batch, and start anew."""
-        n_rows = len(self._rows)
+        return self._flush(len(self._rows))
+
+    def encode_part(self, part: EpisodePart) -> EpisodeBatch:
+        """Return a part of an episode as a batch. Nothing must have been collected before."""
+        assert not self._rows, "a part would get mixed with finished episodes"
+        self._add_data(part)
+        return replace(self._flush(1), part_of=part.part_id)
+
+    def _flush(self, n_texts: int) -> EpisodeBatch:
         batch = EpisodeBatch(
             rows=tuple(self._rows),
             zero_statistics=self._zero_statistics,
@@ -126,24 +143,35 @@ class BatchEncoder:
                 key: encoder.flush() for key, encoder in self._steps.items() if encoder.n_rows
             },
             events={
-                name: EventText(columns, tuple(texts.get(i, b"") for i in range(n_rows)))
-                for name, (columns, texts) in self._events.items()
+                name: EventText(attributes, tuple(texts.get(i, b"") for i in range(n_texts)))
+                for name, (attributes, texts) in self._events.items()
             },
+            parts=self._parts,
         )
         self._clear()
         return batch
 
-    def _add_events(self, episode: Episode) -> None:
+    def _add_data(self, episode: Episode | EpisodePart) -> None:
+        if self._options.keep_events:
+            self._add_events(episode)
+        for key, encoder in self._steps.items():
+            steps = episode.columns.get(key)
+            if steps is not None and steps.n_observations:
+                encoder.add(episode, steps)
+
+    def _add_events(self, episode: Episode | EpisodePart) -> None:
         position = len(self._rows)
         prefix = episode.episode_id
         if len(episode.rewards):
             values = episode.rewards.tolist()
+            first_time = episode.first_time
             if episode.env_times is not None:
-                sums = [0.0] * (episode.env_times[-1] + 1)
+                sums = [0.0] * (episode.env_times[-1] + 1 - first_time)
                 for time, reward in zip(episode.env_times, values, strict=True):
-                    sums[time] += reward
+                    sums[time - first_time] += reward
                 values = sums
-            self._texts(Reward)[position] = self._reward_lines(prefix, values).encode()
+            lines = self._reward_lines(prefix, first_time, values)
+            self._texts(Reward)[position] = lines.encode()
         if episode.events:
             by_type: dict[type[Event], list[str]] = {}
             for time, event in episode.events:
@@ -154,9 +182,11 @@ class BatchEncoder:
                     "utf-8", "backslashreplace"
                 )
 
-    def _reward_lines(self, prefix: str, values: list[float]) -> str:
+    def _reward_lines(self, prefix: str, first_time: int, values: list[float]) -> str:
         """Return the lines of the reward log. There is one for every step that is ever played."""
         times = self._times
+        if first_time or len(values) > _N_TIMES_KEPT:
+            times = [f"{time}\t" for time in range(first_time, first_time + len(values))]
         while len(times) < len(values):
             times.append(f"{len(times)}\t")
         # Many tasks give the same reward in every step. (Zeros may differ in their sign.)
@@ -237,24 +267,27 @@ class _StepsEncoder:
         self._last: tuple[list[int], list[int]] = ([], [])  # rows that terminated, truncated
         self._columns: list[list[LeafColumn]] = [[] for group in self._leaves for _ in group]
 
-    def add(self, episode: Episode, part: StepColumns) -> None:
-        """Append the rows of one episode."""
+    def add(self, episode: Episode | EpisodePart, part: StepColumns) -> None:
+        """Append the rows of one episode, or of a part of one."""
         n, first_row = part.n_observations, self.n_rows
-        rewards = episode.rewards
+        rewards, first_step = episode.rewards, episode.first_step
         n_rewards = len(rewards)
         if part.steps is None:
             if len(self._range) < n:
                 self._range = np.arange(2 * n, dtype=np.int32)
                 self._zeros = np.zeros(2 * n, dtype=np.int32)
-            steps = env_times = self._range[:n]
+            steps = env_times = (
+                self._range[:n] + np.int32(first_step) if first_step else (self._range[:n])
+            )
             agent_ids = self._zeros[:n]
             last_row = n_rewards - 1
         else:
             steps = np.array(part.steps, dtype=np.int32)
             times = np.array([*(episode.env_times or ()), episode.n_steps], dtype=np.int32)
-            env_times = times[np.minimum(steps, len(times) - 1)]
+            local_steps = steps - np.int32(first_step)
+            env_times = times[np.minimum(local_steps, len(times) - 1)]
             agent_ids = np.array(part.agent_ids, dtype=np.int32)
-            rewarded = steps[steps < n_rewards]
+            rewarded = local_steps[local_steps < n_rewards]
             last_row = len(rewarded) - 1 if len(rewarded) and rewarded[-1] == n_rewards - 1 else -1
             rewards, n_rewards = rewards[rewarded], len(rewarded)
         self._steps.append(steps)
@@ -266,7 +299,7 @@ class _StepsEncoder:
             self._without[1].extend(range(first_row + n_rewards, first_row + n))
         if part.n_actions < n:
             self._without[0].extend(range(first_row + part.n_actions, first_row + n))
-        if last_row >= 0:
+        if last_row >= 0 and isinstance(episode, Episode):
             if episode.ending == "terminated":
                 self._last[0].append(first_row + last_row)
             elif episode.truncated_by:

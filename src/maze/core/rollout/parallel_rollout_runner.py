@@ -277,6 +277,8 @@ class _Pool:
         self._bury(member)
 
     def _note(self, member: _Member, batch: EpisodeBatch) -> None:
+        if not batch.rows:
+            return  # A part of an episode that goes on.
         self._fruitless_deaths = 0
         self._n_left -= len(batch.rows)
         for row in batch.rows:

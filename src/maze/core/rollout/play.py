@@ -4,16 +4,22 @@
 is sent the action, so that the same loop serves a policy that is asked for one action at a time
 and one that is asked for a batch of them. ``drive`` is the driver. Everything else in Maze that
 plays episodes (runners, workers, trainers) calls it.
+
+A long episode is handed over in parts, so that memory does not grow with it. A part consists of
+the structured steps from one multiple of ``part_steps`` to the next: which one a row of the
+recorded columns belongs to can be told from its ``env_time``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import random
+import secrets
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -28,15 +34,19 @@ from maze.core.env.structured_env import Action, ActorID, Observation, StepKey, 
 from maze.core.episode import (
     Ending,
     Episode,
+    EpisodePart,
     EpisodeSpec,
     EpisodeTiming,
     Failure,
     FailurePlace,
+    HandedOver,
+    PartID,
     TruncatedBy,
 )
 from maze.core.errors import ConfigError, ContractError
 from maze.core.events.event import Event, Measurement, measure_events
-from maze.core.trajectory.columns import SpaceRecorder, StepColumns
+from maze.core.trajectory.columns import LeafColumn, SpaceRecorder, StepColumns, part_steps
+from maze.core.trajectory.digest import EpisodeDigest
 
 AfterStep: TypeAlias = Callable[[StructuredEnv, EpisodeSpec, int], None]
 """Gets the environment, the spec that is played, and the number of sub-steps done."""
@@ -60,6 +70,8 @@ class PlayOptions:
 
     max_episode_steps: int = 0
     """Structured steps after which the runner cuts an episode off. 0: no limit of the runner's."""
+    part_steps: int = 0
+    """Structured steps after which an episode hands over a part. 0: by the size of the spaces."""
 
 
 def episode_id(spec: EpisodeSpec) -> str:
@@ -114,6 +126,31 @@ class _PolicyFailed(Exception):
     """Thrown into an episode whose policy raised; the cause is what it raised."""
 
 
+class _Collected:
+    """What there is of an episode that was not handed over yet, besides what recorders hold."""
+
+    def __init__(self) -> None:
+        self.rewards: list[float] = []
+        self.events: list[tuple[int, Event]] = []
+        self.env_times: list[int] = []
+        # Of structured episodes: the number of rewards here when it was the actor's turn, and who.
+        self.steps_of: dict[StepKey, list[int]] = {}
+        self.agents_of: dict[StepKey, list[int]] = {}
+
+    def begin_sub_step(self, actor: ActorID) -> None:
+        step_key, agent_id = actor
+        self.steps_of.setdefault(step_key, []).append(len(self.rewards))
+        self.agents_of.setdefault(step_key, []).append(agent_id)
+
+    def clear(self) -> None:
+        # The same lists, since the loop holds on to them.
+        self.rewards.clear()
+        self.events.clear()
+        self.env_times.clear()
+        self.steps_of.clear()
+        self.agents_of.clear()
+
+
 class Lane:
     """One environment in which one episode at a time is played."""
 
@@ -121,6 +158,13 @@ class Lane:
     """Who has to act on the observation that was yielded last."""
     policy_seconds: float
     """Set by the driver where the policy is asked for batches: this episode's share."""
+    part_steps: int
+    """Structured steps in a part of an episode; set by ``open``."""
+    part: EpisodePart
+    """The part that was announced last."""
+    check_part: Callable[[EpisodePart], int | None]
+    """Returns how many NaNs are in a part, ``None`` if the episode has to end for what is in it.
+    Whoever sets it looks at finished episodes, too, and finds there what is wrong."""
 
     def __init__(
         self,
@@ -148,6 +192,7 @@ class Lane:
         self._after_step = after_step
         self.env: StructuredEnv | None = None
         self.policy_seconds = 0.0
+        self.check_part = lambda part: 0
         self._is_clean = True
         self._generators = None if shares_process else GlobalGenerators()
 
@@ -166,8 +211,12 @@ class Lane:
                 )
                 for key in env.observation_spaces
             }
-            if env.is_flat:
+            self._is_structured = not env.is_flat
+            if not self._is_structured:
                 self.actor = env.actor_id()
+            self.part_steps = self._options.part_steps or part_steps(
+                env.observation_spaces, env.action_spaces
+            )
         return self.env
 
     def close(self) -> None:
@@ -178,8 +227,12 @@ class Lane:
             with contextlib.suppress(Exception):
                 env.close()
 
-    def play(self, spec: EpisodeSpec) -> Generator[Observation, Action, Episode]:
+    def play(self, spec: EpisodeSpec) -> Generator[Observation | None, Action, Episode | None]:
         """Play one episode: yields observations, is sent actions, returns the episode.
+
+        It yields ``None`` in place of an observation where there is a ``part`` to be handed over,
+        and then the observation. It returns ``None`` where the episode has to be played again,
+        see ``GlobalGenerators``.
 
         Whatever goes wrong in the environment, or is thrown in by the driver, ends up in the
         episode's ``failure``. Only interrupts pass through.
@@ -190,14 +243,13 @@ class Lane:
         # Reading the clock three times in each step would cost more than recording the step.
         is_timed = self._shares_process or spec.index % TIMED_EVERY == 0
         self.policy_seconds = 0.0
-        rewards: list[float] = []
-        events: list[tuple[int, Event]] = []
-        env_times: list[int] | None = None
-        steps_of: dict[StepKey, list[int]] = {}
-        agents_of: dict[StepKey, list[int]] = {}
+        collected = _Collected()
+        rewards, events, env_times = collected.rewards, collected.events, collected.env_times
         terminated: Any = False
         truncated: Any = False
-        n_steps = 0
+        n_steps = first_step = 0
+        part_end = sys.maxsize
+        handed_over: HandedOver | None = None
         place: FailurePlace = "construction"
         failure: Failure | None = None
         limit = self._options.max_episode_steps or sys.maxsize
@@ -223,11 +275,10 @@ class Lane:
                 raise ContractError(
                     f"reset returned {_describe(reset)}, expected (observation, info)"
                 ) from None
-            structured = not env.is_flat
+            structured = self._is_structured
             if structured:
-                env_times = []
                 self.actor = env.actor_id()
-                self._begin_sub_step(steps_of, agents_of, 0)
+                collected.begin_sub_step(self.actor)
             observed, acted = self._recorders[self.actor.step_key]
             record_observation, record_action = observed.record, acted.record
             record_observation(observation)
@@ -239,6 +290,8 @@ class Lane:
                 after_step(env, spec, 0)
                 env_seconds += clock() - before
             step, collect_reward = env.step, rewards.append
+            part_end = self.part_steps
+            checkpoint = min(part_end, limit)
             while True:
                 place = "policy"
                 if is_timed:
@@ -254,7 +307,6 @@ class Lane:
                     env_seconds += clock() - after
                 collect_reward(reward)
                 if structured:
-                    assert env_times is not None
                     env_times.append(n_steps)
                     if pending:
                         events.extend((n_steps, event) for event in pending)
@@ -264,7 +316,7 @@ class Lane:
                     observed, acted = self._recorders[self.actor.step_key]
                     record_observation, record_action = observed.record, acted.record
                     record_observation(observation)
-                    self._begin_sub_step(steps_of, agents_of, len(rewards))
+                    collected.begin_sub_step(self.actor)
                 else:
                     if pending:
                         events.extend((n_steps, event) for event in pending)
@@ -273,12 +325,24 @@ class Lane:
                     record_observation(observation)
                 if after_step is not None:
                     before = clock()
-                    after_step(env, spec, len(rewards))
+                    after_step(env, spec, first_step + len(rewards))
                     env_seconds += clock() - before
                 if terminated or truncated:
                     break
-                if n_steps >= limit:
-                    break
+                if n_steps >= checkpoint:
+                    if n_steps >= limit:
+                        break
+                    if self.has_to_repeat():
+                        return None
+                    sealed = self._seal(spec, collected, n_steps, handed_over)
+                    if sealed is None:
+                        break
+                    handed_over, first_step = sealed, sealed.n_sub_steps
+                    before = clock()
+                    yield None
+                    started += clock() - before
+                    part_end = (n_steps // self.part_steps + 1) * self.part_steps
+                    checkpoint = min(part_end, limit)
             _check_flags(terminated, truncated)
         except ConfigError:
             raise  # It is about the request, not about this episode.
@@ -287,14 +351,12 @@ class Lane:
         except (Exception, SystemExit) as error:
             if isinstance(error, _PolicyFailed):
                 place, error = "policy", error.__cause__ or error  # type: ignore[assignment]
-            failure = _failure(place, len(rewards), error)
+            failure = _failure(place, first_step + len(rewards), error)
         return self._finish(
             spec=spec,
-            rewards=rewards,
-            env_times=env_times,
-            steps_of=steps_of,
-            agents_of=agents_of,
-            events=events,
+            collected=collected,
+            handed_over=handed_over,
+            part_end=part_end,
             terminated=bool(terminated),
             truncated=bool(truncated),
             n_steps=n_steps,
@@ -306,24 +368,101 @@ class Lane:
         )
 
     def has_to_repeat(self) -> bool:
-        """Return whether the episode just played has to be played again, see the generators."""
+        """Return whether the episode has to be played again from its start, see the generators."""
         return self._generators is not None and self._generators.found_use()
 
-    def _begin_sub_step(
-        self, steps_of: dict[StepKey, list[int]], agents_of: dict[StepKey, list[int]], step: int
-    ) -> None:
-        step_key, agent_id = self.actor
-        steps_of.setdefault(step_key, []).append(step)
-        agents_of.setdefault(step_key, []).append(agent_id)
+    def _seal(
+        self,
+        spec: EpisodeSpec,
+        collected: _Collected,
+        n_steps: int,
+        handed_over: HandedOver | None,
+    ) -> HandedOver | None:
+        """Make a part of what was collected, but for the last observation, which follows it.
+
+        Returns ``None``, and leaves all as it is, if there is something wrong with it, of which
+        the episode has to end. What that is will be found in the finished episode.
+        """
+        try:
+            rewards = _reward_column(collected.rewards)
+        except (TypeError, OverflowError):
+            return None
+        if not all(isinstance(event, Event) for _, event in collected.events):
+            return None
+        if handed_over is None:
+            handed_over = HandedOver(secrets.randbits(31))
+        next_key = self.actor.step_key
+        part = EpisodePart(
+            spec=spec,
+            episode_id=episode_id(spec),
+            part_id=PartID(spec.index, handed_over.token, handed_over.n_parts),
+            first_step=handed_over.n_sub_steps,
+            first_time=handed_over.n_times,
+            n_steps=n_steps,
+            rewards=rewards,
+            env_times=list(collected.env_times) if self._is_structured else None,
+            columns={
+                key: self._step_columns(
+                    key,
+                    observed.columns(without_last=key == next_key),
+                    acted.columns(without_last=False),
+                    collected,
+                    handed_over.n_sub_steps,
+                    without_last=key == next_key,
+                )
+                for key, (observed, acted) in self._recorders.items()
+            },
+            events=list(collected.events),
+        )
+        n_nan = self.check_part(part)
+        if n_nan is None:
+            return None
+        handed_over.add(part, n_nan)
+        for key, (observed, acted) in self._recorders.items():
+            observed.forget(all_but_last=key == next_key)
+            acted.forget(all_but_last=False)
+        collected.clear()
+        if self._is_structured:
+            collected.begin_sub_step(self.actor)
+        self.part = part
+        return handed_over
+
+    def _step_columns(
+        self,
+        key: StepKey,
+        observations: tuple[LeafColumn, ...],
+        actions: tuple[LeafColumn, ...],
+        collected: _Collected,
+        first_step: int,
+        *,
+        without_last: bool = False,
+    ) -> StepColumns:
+        n_rewards = len(collected.rewards)
+        if not self._is_structured:
+            return StepColumns(
+                observations,
+                actions,
+                n_observations=observations[0].n if observations else n_rewards,
+                n_actions=actions[0].n if actions else n_rewards,
+            )
+        steps, agent_ids = collected.steps_of.get(key, []), collected.agents_of.get(key, [])
+        if without_last:
+            steps, agent_ids = steps[:-1], agent_ids[:-1]
+        return StepColumns(
+            observations,
+            actions,
+            n_observations=observations[0].n if observations else len(steps),
+            n_actions=actions[0].n if actions else sum(step < n_rewards for step in steps),
+            steps=[first_step + step for step in steps] if first_step else steps,
+            agent_ids=agent_ids,
+        )
 
     def _finish(
         self,
         spec: EpisodeSpec,
-        rewards: list[float],
-        env_times: list[int] | None,
-        steps_of: dict[StepKey, list[int]],
-        agents_of: dict[StepKey, list[int]],
-        events: list[tuple[int, Event]],
+        collected: _Collected,
+        handed_over: HandedOver | None,
+        part_end: int,
         terminated: bool,
         truncated: bool,
         n_steps: int,
@@ -334,20 +473,19 @@ class Lane:
         is_timed: bool,
     ) -> Episode:
         columns: dict[StepKey, StepColumns] = {}
+        rewards, env_times = collected.rewards, None
+        first_step = 0 if handed_over is None else handed_over.n_sub_steps
         if self.env is not None:
             for key, (observed, acted) in self._recorders.items():
-                observations, actions = observed.take(), acted.take()
-                steps = steps_of.get(key, []) if env_times is not None else None
-                columns[key] = StepColumns(
-                    observations,
-                    actions,
-                    n_observations=observations[0].n if observations else len(rewards),
-                    n_actions=actions[0].n if actions else len(rewards),
-                    steps=steps,
-                    agent_ids=agents_of.get(key, []) if env_times is not None else None,
+                columns[key] = self._step_columns(
+                    key, observed.take(), acted.take(), collected, first_step
                 )
             self._is_clean = True
-        measured, events, event_failure = _measured(events, len(rewards))
+            if self._is_structured:
+                env_times = collected.env_times
+        measured, events, event_failure = _measured(
+            collected.events, first_step + len(rewards), handed_over
+        )
         failure = failure or event_failure
         ending: Ending
         truncated_by: TruncatedBy = ""
@@ -360,12 +498,11 @@ class Lane:
             ending, truncated_by = "truncated", "env" if truncated else "runner"
         reward_failure: Failure | None = None
         try:
-            if not _NUMBER_TYPES.issuperset(map(type, rewards)):
-                raise TypeError
-            reward_column = np.array(rewards, dtype=np.float64)
+            reward_column = _reward_column(rewards)
         except (TypeError, OverflowError):
-            reward_failure = _reward_failure(rewards)
-            rewards = rewards[: reward_failure.step] + [0.0] * (len(rewards) - reward_failure.step)
+            n_right = next(i for i, reward in enumerate(rewards) if not _is_number(reward))
+            reward_failure = _reward_failure(first_step + n_right, rewards[n_right])
+            rewards = rewards[:n_right] + [0.0] * (len(rewards) - n_right)
             reward_column = np.array(rewards, dtype=np.float64)
         policy_seconds = self.policy_seconds if self._shares_process else away
         seconds = perf_counter() - started
@@ -383,11 +520,14 @@ class Lane:
             events=events,
             statistics=measured.numbers,
             zero_statistics=measured.zero_without_events,
-            digest=digest_of(columns, reward_column),
-            episode_return=sum_rewards(rewards),
+            digest=_digest(columns, reward_column, n_steps, part_end, handed_over),
+            episode_return=_return(rewards, handed_over),
             seconds=seconds,
             timing=EpisodeTiming(seconds, env_seconds, policy_seconds) if is_timed else None,
+            n_nan=0 if handed_over is None else handed_over.n_nan,
             failure=failure,
+            part_end=part_end,
+            handed_over=handed_over,
         )
         return (
             episode
@@ -401,21 +541,24 @@ def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episo
 
     Args:
         episode: was played on.
-        failure: that of which the episode would have ended, after ``failure.step`` steps.
+        failure: that of which the episode would have ended, after ``failure.step`` steps. They
+            are not fewer than were handed over in parts.
         with_action: whether the policy had acted once more by then.
     """
-    step = failure.step
-    rewards, env_times, n_steps = episode.rewards[:step], episode.env_times, step
+    step, first_step, handed_over = failure.step, episode.first_step, episode.handed_over
+    n_kept = step - first_step
+    rewards, env_times, n_steps = episode.rewards[:n_kept], episode.env_times, step
     if env_times is not None:
-        n_steps = env_times[step] if step < len(env_times) else episode.n_steps
-        env_times = env_times[:step]
+        n_steps = env_times[n_kept] if n_kept < len(env_times) else episode.n_steps
+        env_times = env_times[:n_kept]
     columns: dict[StepKey, StepColumns] = {}
     for key, part in episode.columns.items():
-        columns[key] = part.until(step, with_action=with_action)
-    # Events know their time and not their sub-step: those of an unfinished step are all kept.
-    is_over = n_steps if env_times is None else n_steps + 1
-    events = [(time, event) for time, event in episode.events if time < max(is_over, 1)]
-    measured, events, _ = _measured(events, step)
+        columns[key] = part.until(step, with_action=with_action, first_step=first_step)
+    # Events know their time and not their sub-step: those of a step that was begun are all kept.
+    is_begun = bool(env_times) and env_times is not None and env_times[-1] == n_steps
+    events_end = max(n_steps + is_begun, 1)
+    events = [(time, event) for time, event in episode.events if time < events_end]
+    measured, events, _ = _measured(events, step, handed_over)
     return episode._replace(
         ending="failed",
         truncated_by="",
@@ -426,38 +569,71 @@ def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episo
         events=events,
         statistics=measured.numbers,
         zero_statistics=measured.zero_without_events,
-        digest=digest_of(columns, rewards),
-        episode_return=sum_rewards(rewards.tolist()),
+        digest=_digest(columns, rewards, n_steps, episode.part_end, handed_over),
+        episode_return=_return(rewards.tolist(), handed_over),
         failure=failure,
     )
 
 
-def sum_rewards(rewards: Sequence[float]) -> float:
+def _return(rewards: Sequence[float], handed_over: HandedOver | None) -> float:
     """Sum rewards, correctly rounded, so that no order of summation can show."""
+    before = () if handed_over is None else handed_over.rewards
     try:
-        return math.fsum(rewards)
+        return math.fsum(itertools.chain(before, rewards) if before else rewards)
     except (OverflowError, ValueError):  # Infinities of both signs, or beyond the largest float.
         with np.errstate(invalid="ignore", over="ignore"):
-            return float(np.sum(np.array(rewards, dtype=np.float64)))
+            return float(np.sum(np.array([*before, *rewards], dtype=np.float64)))
     except TypeError:
         return math.nan
 
 
-def digest_of(columns: dict[StepKey, StepColumns], rewards: NDArray[np.float64]) -> str:
-    """Hash observations, actions and rewards. xxh3: 128 bits, some 20 GB/s, not cryptographic."""
-    digest = xxhash.xxh3_128()
-    for key, part in columns.items():
-        if part.steps is not None:
-            digest.update(repr((key, list(part.steps), list(part.agent_ids or ()))).encode())
-        for column in (*part.observations, *part.actions):
-            digest.update(column.digest_data())
-    digest.update(rewards.tobytes())
+def _digest(
+    columns: Mapping[StepKey, StepColumns],
+    rewards: NDArray[np.float64],
+    n_steps: int,
+    part_end: int,
+    handed_over: HandedOver | None,
+) -> str:
+    """Return the digest of an episode.
+
+    Args:
+        columns: those that were not handed over, as all that follows.
+        rewards: the same.
+        n_steps: number of structured steps completed, in the whole episode.
+        part_end: the structured step with which the next part would begin.
+        handed_over: of the parts.
+    """
+    digest = EpisodeDigest() if handed_over is None else handed_over.digest.copy()
+    n_last = len(rewards) + (0 if handed_over is None else handed_over.n_sub_steps)
+    if n_steps >= part_end:
+        # The episode ended where a part ends: if there is an observation after that, it is the
+        # next part's.
+        last: dict[StepKey, StepColumns] = {}
+        before: dict[StepKey, StepColumns] = {}
+        for key, part in columns.items():
+            n, n_actions = part.n_observations, part.n_actions
+            if part.steps is None:
+                has_last = n > len(rewards)
+            else:
+                has_last = bool(part.steps) and part.steps[-1] == n_last
+            before[key] = part.first(n - has_last, n_actions)
+            last[key] = part.after(n - has_last, n_actions)
+        digest.update(before, rewards)
+        digest.update(last, rewards[:0])
+    else:
+        digest.update(columns, rewards)
     return digest.hexdigest()
 
 
-def _reward_failure(rewards: Sequence[Any]) -> Failure:
+def _reward_column(rewards: Sequence[Any]) -> NDArray[np.float64]:
+    """Return rewards as an array; raises ``TypeError`` or ``OverflowError`` if they cannot be."""
+    if not _NUMBER_TYPES.issuperset(map(type, rewards)):
+        raise TypeError
+    return np.array(rewards, dtype=np.float64)
+
+
+def _reward_failure(step: int, wrong: Any) -> Failure:
     """Tell of the first reward that is not a number, or not one that fits 64 bits."""
-    step, wrong = next((i, reward) for i, reward in enumerate(rewards) if not _is_number(reward))
     message = f"the reward is {_describe(wrong)}, expected a number (float(...) it)"
     return Failure("step", step, "ContractError", message, "", is_contract_violation=True)
 
@@ -468,13 +644,16 @@ def _is_number(reward: Any) -> bool:
 
 
 def _measured(
-    events: list[tuple[int, Event]], n_steps: int
+    events: list[tuple[int, Event]], n_steps: int, handed_over: HandedOver | None
 ) -> tuple[Measurement, list[tuple[int, Event]], Failure | None]:
     """Measure the statistics of events. What cannot be measured fails the episode."""
-    if not events:
+    if not events and handed_over is None:
         return _NOTHING_MEASURED, events, None
     try:
-        return measure_events(events), events, None
+        if handed_over is None:
+            return measure_events(events), events, None
+        measured = measure_events([*handed_over.events, *events], handed_over.event_counts)
+        return measured, events, None
     except Exception as error:
         for time, event in events:
             if not isinstance(event, Event):
@@ -527,8 +706,11 @@ def drive(
     next_spec: Callable[[bool], EpisodeSpec | None],
     deterministic: bool = True,
     warn: Callable[[str], None] = lambda text: None,
-) -> Iterator[Episode]:
+) -> Iterator[EpisodePart | Episode]:
     """Play specs until there are no more, and yield the episodes as they end.
+
+    Long ones are preceded by their parts. What was handed over of an episode that had to be begun
+    again has another ``token`` in its parts' ids than the episode says in the end.
 
     Args:
         lanes: environments to play in. With several, the policy is asked for a batch of actions.
@@ -540,21 +722,21 @@ def drive(
     """
     if len(lanes) == 1:
         while (spec := next_spec(True)) is not None:
-            episode = _play_alone(lanes[0], policy, spec, deterministic)
-            if lanes[0].has_to_repeat():
-                episode = _play_alone(lanes[0], policy, spec, deterministic)
-            yield episode
+            episode = yield from _play_alone(lanes[0], policy, spec, deterministic)
+            if episode is None or lanes[0].has_to_repeat():
+                episode = yield from _play_alone(lanes[0], policy, spec, deterministic)
+            yield _played(episode)
     else:
         yield from _play_together(lanes, policy, next_spec, deterministic, warn)
 
 
 def _play_alone(
     lane: Lane, policy: StructuredPolicy, spec: EpisodeSpec, deterministic: bool
-) -> Episode:
+) -> Generator[EpisodePart, None, Episode | None]:
     turns = lane.play(spec)
     act, send = policy.act, turns.send
     try:
-        observation = next(turns)
+        observation: Any = next(turns)
         try:
             memory = policy.start_episode(spec.agent_seed)
         except (Exception, SystemExit) as error:
@@ -566,8 +748,12 @@ def _play_alone(
             except (Exception, SystemExit) as error:
                 turns.throw(_policy_failed(error))
             observation = send(action)
+            if observation is None:
+                yield lane.part
+                observation = next(turns)
     except StopIteration as end:
-        return _played(end)
+        episode: Episode | None = end.value
+        return episode
 
 
 def _policy_failed(error: BaseException) -> _PolicyFailed:
@@ -576,9 +762,8 @@ def _policy_failed(error: BaseException) -> _PolicyFailed:
     return failed
 
 
-def _played(end: StopIteration) -> Episode:
-    episode = end.value
-    assert isinstance(episode, Episode)
+def _played(episode: Episode | None) -> Episode:
+    assert episode is not None, "only the first play that uses global generators is broken off"
     return episode
 
 
@@ -588,8 +773,8 @@ class _Turn:
 
     lane: Lane
     spec: EpisodeSpec
-    turns: Generator[Observation, Action, Episode]
-    observation: Observation
+    turns: Generator[Observation | None, Action, Episode | None]
+    observation: Any
     memory: Any
 
 
@@ -599,7 +784,7 @@ def _play_together(
     next_spec: Callable[[bool], EpisodeSpec | None],
     deterministic: bool,
     warn: Callable[[str], None],
-) -> Iterator[Episode]:
+) -> Iterator[EpisodePart | Episode]:
     free = list(reversed(lanes))
     playing: list[_Turn] = []
     while True:
@@ -610,7 +795,7 @@ def _play_together(
                 observation = next(turns)
             except StopIteration as end:
                 free.append(lane)
-                yield _played(end)
+                yield _played(end.value)
                 continue
             try:
                 playing.append(
@@ -618,7 +803,7 @@ def _play_together(
                 )
             except (Exception, SystemExit):
                 turns.close()
-                yield _play_alone(lane, policy, spec, deterministic)
+                yield _played((yield from _play_alone(lane, policy, spec, deterministic)))
                 free.append(lane)
         if not playing:
             return
@@ -637,7 +822,9 @@ def _play_together(
                 turn.turns.close()
             is_to_blame = False
             for turn in playing:
-                episode = _play_alone(turn.lane, policy, turn.spec, deterministic)
+                episode = _played(
+                    (yield from _play_alone(turn.lane, policy, turn.spec, deterministic))
+                )
                 is_to_blame = is_to_blame or episode.failure is not None
                 yield episode
                 free.append(turn.lane)
@@ -660,8 +847,11 @@ def _play_together(
             turn.lane.policy_seconds += share
             try:
                 turn.observation = turn.turns.send(action)
+                if turn.observation is None:
+                    yield turn.lane.part
+                    turn.observation = next(turn.turns)
                 going_on.append(turn)
             except StopIteration as end:
                 free.append(turn.lane)
-                yield _played(end)
+                yield _played(end.value)
         playing = going_on

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from maze.core.episode import Episode, EpisodeBatch, EpisodeSpec
+from maze.core.episode import Episode, EpisodeBatch, EpisodePart, EpisodeSpec
 from maze.core.errors import ConfigError, MazeError
 from maze.core.rollout.checks import EpisodeChecks
 from maze.core.rollout.encoding import BatchEncoder
@@ -101,7 +101,9 @@ class Player:
                 f"the policy cannot be built: {type(error).__name__}: {error}"
             ) from error
         self._checks = EpisodeChecks(env.observation_spaces, env.action_spaces, job.checks)
-        self._encoder = BatchEncoder(env, job.encoder, job.metadata)
+        for lane in self._lanes:
+            lane.check_part = self._checks.check_part
+        self._encoder = BatchEncoder(env, job.encoder, self._lanes[0].part_steps, job.metadata)
         self._ended: list[Episode] = []
         self._attempts: Mapping[int, int] = {}
         if job.n_lanes > 1:
@@ -117,6 +119,8 @@ class Player:
     ) -> Iterator[EpisodeBatch]:
         """Play specs until there are no more, see ``drive``, and yield them in batches.
 
+        Parts of long episodes come as they are ready, each in a batch of its own.
+
         Args:
             next_spec: see ``drive``.
             attempts: how often an episode was started, if not once, by its index.
@@ -125,19 +129,26 @@ class Player:
         self._attempts = {} if attempts is None else attempts  # It fills while we play.
         n_steps = n_bytes = 0
         deadline = perf_counter() + BATCH_SECONDS
-        for episode in drive(
+        for played in drive(
             self._lanes, self._policy, next_spec, self._job.deterministic, self._warn
         ):
-            self._ended.append(episode)
-            if on_end is not None:
-                on_end(episode)
-            n_steps += len(episode.rewards)
-            n_bytes += episode.n_bytes()
+            has_failed = False
+            if isinstance(played, EpisodePart):
+                yield self._encode_part(played)
+                if self._is_interrupted:
+                    raise KeyboardInterrupt
+            else:
+                self._ended.append(played)
+                if on_end is not None:
+                    on_end(played)
+                n_steps += len(played.rewards)
+                n_bytes += played.n_bytes()
+                has_failed = played.failure is not None
             if (
                 n_steps >= BATCH_STEPS
                 or n_bytes >= BATCH_BYTES
                 or perf_counter() >= deadline
-                or episode.failure is not None
+                or has_failed
             ):
                 batch = self.flush()
                 if batch is not None:
@@ -165,6 +176,14 @@ class Player:
                 encoding_seconds=perf_counter() - started,
                 timings=tuple(episode.timing for episode in ended if episode.timing is not None),
             )
+        self._is_interrupted = self._is_interrupted or bool(interrupts)
+        return batch
+
+    def _encode_part(self, part: EpisodePart) -> EpisodeBatch:
+        with held_interrupts() as interrupts:
+            started = perf_counter()
+            batch = self._encoder.encode_part(part)
+            batch = replace(batch, encoding_seconds=perf_counter() - started)
         self._is_interrupted = self._is_interrupted or bool(interrupts)
         return batch
 

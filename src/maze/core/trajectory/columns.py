@@ -3,15 +3,15 @@
 Each leaf of a space (a Box, a Discrete, ... below its Dicts and Tuples) becomes one column. A
 value is copied when it is recorded, since many environments hand out the same buffer again and
 again. What can be told from types, dtypes and shapes is checked for every value before it goes
-any further; bounds and NaN are checked for all the values of an episode at once, at its end.
+any further; bounds and NaN are checked for many values at once, when they are handed over.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
@@ -21,6 +21,12 @@ from maze.core.errors import SpaceError
 
 Role: TypeAlias = Literal["observation", "action"]
 Path: TypeAlias = tuple[str | int, ...]
+
+PART_BYTES = 4 * 2**20
+"""Of observations and actions, that an episode collects before it hands them over as a part."""
+_PART_STEPS = (256, 65536)
+_ASSUMED_RAGGED_BYTES = 1024
+_NO_KINDS: frozenset[str] = frozenset()
 
 _INTEGER_TYPES = frozenset(
     {int, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64}
@@ -49,7 +55,7 @@ class Leaf:
 
 
 class LeafColumn(NamedTuple):
-    """The values of a leaf in one episode."""
+    """The values of a leaf in one episode, or in a part of it."""
 
     leaf: Leaf
     n: int
@@ -70,13 +76,19 @@ class LeafColumn(NamedTuple):
         size = len(self.data) // self.n
         return self._replace(n=n, data=self.data[: n * size], values=self.values[:n])
 
+    def after(self, n: int) -> LeafColumn:
+        """Return the column without its first ``n`` values."""
+        size = len(self.data) // self.n if self.n else 0
+        n_left = max(self.n - n, 0)
+        return self._replace(n=n_left, data=self.data[n * size :], values=self.values[n:])
+
     def digest_data(self) -> bytes:
         """Return what the episode's digest is computed from."""
         return repr(list(self.values)).encode() if self.leaf.dtype is None else self.data
 
 
 class StepColumns(NamedTuple):
-    """What was seen and done in the sub-steps of one step key in one episode."""
+    """What was seen and done in the sub-steps of one step key in one episode, or in a part."""
 
     observations: tuple[LeafColumn, ...]
     """One column for each leaf of the observation space."""
@@ -87,7 +99,7 @@ class StepColumns(NamedTuple):
     """Equal to ``n_observations``, or one less where the episode ended on an observation."""
     steps: Sequence[int] | None = None
     """Index of the sub-step, counted over all step keys, of each observation. ``None``: they are
-    consecutive from 0, as in every flat environment."""
+    consecutive, as in every flat environment."""
     agent_ids: Sequence[int] | None = None
     """Which agent saw each observation. ``None``: always 0."""
 
@@ -102,10 +114,27 @@ class StepColumns(NamedTuple):
             agent_ids=None if self.agent_ids is None else self.agent_ids[:n_observations],
         )
 
-    def until(self, step: int, *, with_action: bool) -> StepColumns:
-        """Return the columns cut after the observation (and the action on it) of a sub-step."""
+    def after(self, n_observations: int, n_actions: int) -> StepColumns:
+        """Return the columns without their first rows."""
+        return StepColumns(
+            observations=tuple(column.after(n_observations) for column in self.observations),
+            actions=tuple(column.after(n_actions) for column in self.actions),
+            n_observations=max(self.n_observations - n_observations, 0),
+            n_actions=max(self.n_actions - n_actions, 0),
+            steps=None if self.steps is None else self.steps[n_observations:],
+            agent_ids=None if self.agent_ids is None else self.agent_ids[n_observations:],
+        )
+
+    def until(self, step: int, *, with_action: bool, first_step: int = 0) -> StepColumns:
+        """Return the columns cut after the observation (and the action on it) of a sub-step.
+
+        Args:
+            step: index of the sub-step.
+            with_action: whether the action on it is kept.
+            first_step: index of the sub-step that the columns begin with, if not all have theirs.
+        """
         if self.steps is None:
-            return self.first(step + 1, step + with_action)
+            return self.first(step - first_step + 1, step - first_step + with_action)
         n_observations = sum(1 for index in self.steps if index <= step)
         n_actions = sum(1 for index in self.steps if index < step + with_action)
         return self.first(n_observations, n_actions)
@@ -118,6 +147,28 @@ class Offence(NamedTuple):
     """Position among the values of the column."""
     kind: Literal["nan", "outside"]
     message: str
+
+
+def part_steps(
+    observation_spaces: Mapping[Any, spaces.Space[Any]],
+    action_spaces: Mapping[Any, spaces.Space[Any]],
+) -> int:
+    """Return after how many structured steps a long episode hands over what it has.
+
+    It is a function of the spaces and of nothing else, as the digest of an episode depends on it.
+    """
+    all_leaves: list[Leaf] = []
+    for key, space in observation_spaces.items():
+        all_leaves += leaves(space, "observation")
+        all_leaves += leaves(action_spaces[key], "action")
+    n_bytes = 0
+    for leaf in all_leaves:
+        if leaf.dtype is None:
+            n_bytes += _ASSUMED_RAGGED_BYTES
+        else:
+            n_bytes += leaf.dtype.itemsize * int(np.prod(leaf.shape))
+    fewest, most = _PART_STEPS
+    return min(max(PART_BYTES // max(n_bytes, 1), fewest), most)
 
 
 def leaves(space: spaces.Space[Any], role: Role) -> tuple[Leaf, ...]:
@@ -149,7 +200,7 @@ class _Mismatch(Exception):
 
 
 class SpaceRecorder:
-    """Records values of one space, and hands them over as columns at the end of the episode."""
+    """Records values of one space, and hands them over as columns."""
 
     record: Callable[[Any], None]
     """Copy one value. Raises ``SpaceError`` if its type, dtype or shape is not the space's, and
@@ -176,6 +227,22 @@ class SpaceRecorder:
                 taken.append(LeafColumn(leaf, len(collected), join(collected), ()))
             collected.clear()
         return tuple(taken)
+
+    def columns(self, *, without_last: bool) -> tuple[LeafColumn, ...]:
+        """Return what ``take`` would, but leave it here, and the last value out if asked to."""
+        columns = []
+        for leaf, collected, join in self._parts:
+            values = collected[:-1] if without_last else collected
+            if join is None:
+                columns.append(LeafColumn(leaf, len(values), b"", tuple(values)))
+            else:
+                columns.append(LeafColumn(leaf, len(values), join(values), ()))
+        return tuple(columns)
+
+    def forget(self, *, all_but_last: bool) -> None:
+        """Drop what was recorded, but for the last value if asked to."""
+        for collected in self._collected:
+            del collected[: -1 if all_but_last else None]
 
 
 def _joiner(leaf: Leaf) -> Callable[[list[Any]], bytes] | None:
@@ -320,7 +387,14 @@ def _recorder(space: spaces.Space[Any], collected: Iterator[list[Any]]) -> Calla
     return record_ragged
 
 
-def bounds_check(leaf: Leaf) -> Callable[[LeafColumn], Offence | None] | None:
+class BoundsCheck(Protocol):
+    """Finds the first value of a column that is out of bounds or NaN."""
+
+    def __call__(self, column: LeafColumn, ignored: Collection[str] = _NO_KINDS) -> Offence | None:
+        """Look through a column for offences of kinds that are not to be ignored."""
+
+
+def bounds_check(leaf: Leaf) -> BoundsCheck | None:
     """Return a function that finds the first value out of bounds; ``None`` if none can be."""
     space = leaf.space
     if isinstance(space, spaces.Box):
@@ -340,30 +414,36 @@ def bounds_check(leaf: Leaf) -> Callable[[LeafColumn], Offence | None] | None:
             return None
     elif np.isneginf(low).all() and np.isposinf(high).all():
 
-        def check_nan(column: LeafColumn) -> Offence | None:
+        def check_nan(column: LeafColumn, ignored: Collection[str] = _NO_KINDS) -> Offence | None:
             # The minimum of anything with a NaN in it is NaN: one cheap pass.
             minimum = column.array().min() if column.n else 0
-            return None if minimum == minimum else _find_offence(column, low, high)
+            return None if minimum == minimum else _find_offence(column, low, high, ignored)
 
         return check_nan
 
-    def check_bounds(column: LeafColumn) -> Offence | None:
+    def check_bounds(column: LeafColumn, ignored: Collection[str] = _NO_KINDS) -> Offence | None:
         values = column.array()
         # Comparisons with NaN are false, so that it is found here too.
         if ((values >= low) & (values <= high)).all():
             return None
-        return _find_offence(column, low, high)
+        return _find_offence(column, low, high, ignored)
 
     return check_bounds
 
 
-def _find_offence(column: LeafColumn, low: NDArray[Any], high: NDArray[Any]) -> Offence | None:
+def _find_offence(
+    column: LeafColumn, low: NDArray[Any], high: NDArray[Any], ignored: Collection[str]
+) -> Offence | None:
     values = column.array().reshape(column.n, -1)
     low, high = (
         np.broadcast_to(low, column.leaf.shape).ravel(),
         np.broadcast_to(high, column.leaf.shape).ravel(),
     )
     wrong = ~((values >= low) & (values <= high))
+    if "nan" in ignored:
+        wrong &= values == values
+    if "outside" in ignored:
+        wrong &= values != values
     if not wrong.any():
         return None
     index = int(wrong.any(axis=1).argmax())
