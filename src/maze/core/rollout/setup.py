@@ -319,7 +319,12 @@ def _kind_of_env(text: str) -> Literal["id", "path", "lost"]:
     """Tell what the text stands for that an environment is given by."""
     if _is_lost(text) or not re.fullmatch(r"[\w:./-]+", text):
         return "lost"
-    return "path" if "." in text and _is_name(text) and text not in gym.registry else "id"
+    return "path" if is_path(text) else "id"
+
+
+def is_path(text: str) -> bool:
+    """Return whether a text is a dotted path; ids of environments have a version."""
+    return "." in text and _is_name(text) and text not in gym.registry
 
 
 def _is_name(text: str) -> bool:
