@@ -27,7 +27,6 @@ from maze.cli.messages import (
     report,
 )
 from maze.core.errors import ConfigError
-from maze.core.factory import Factory, call
 from maze.version import __version__
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class Command:
     def _play_config(self, config: DictConfig, launch_directory: Path, directory: Path) -> int:
         from omegaconf import OmegaConf
 
-        from maze.core.rollout.rollout_runner import RolloutRunner
+        from maze.core.rollout.setup import RunSetup
 
         if config.get("input_dir"):
             config.input_dir = str((launch_directory / config.input_dir).resolve())
@@ -130,14 +129,15 @@ class Command:
                     f"the config has no '{group}'. Add it to the defaults list of the root"
                     f" config, or choose one with +{group}=..."
                 )
-        seeding = _seeding(plain.get("seeding") or {}).resolved()
-        plain["seeding"] = {**(plain.get("seeding") or {}), **_base_seeds(seeding)}
-        runner = Factory(RolloutRunner, where="runner").build(plain["runner"])
+        setup = RunSetup.from_config(plain)
+        seeding = setup.seeding().resolved()
+        plain["seeding"] = {**setup.seeding_options, **_base_seeds(seeding)}
+        runner = setup.build_runner()
         gc.enable()
         result = runner.run_with(
-            env=plain["env"],
-            agent=plain["policy"],
-            wrappers=plain.get("wrappers") or {},
+            env=setup.env,
+            agent=setup.policy,
+            wrappers=setup.wrappers or {},
             seeding=seeding,
             output_dir=directory,
             config=plain,
@@ -165,16 +165,6 @@ def _heading(config: DictConfig, hydra_config: Any, is_one_of_several: bool) -> 
     if is_one_of_several:
         lines.insert(0, f"\nrun {hydra_config.job.num}: {hydra_config.job.override_dirname}")
     return lines
-
-
-def _seeding(config: dict[str, Any]) -> Any:
-    from maze.core.seeding import Seeding
-
-    options = dict(config)
-    for name in ("explicit_env_seeds", "explicit_agent_seeds"):
-        if isinstance(options.get(name), dict):
-            options[name] = Factory(Sequence, where=f"seeding.{name}").build(options[name])
-    return call(Seeding, options, where="seeding")
 
 
 def _base_seeds(seeding: Any) -> dict[str, int]:

@@ -6,6 +6,7 @@ they become objects, always where they are used: a worker builds its own.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from maze.core.agent.policy import FlatPolicy, StructuredPolicy
 from maze.core.env.structured_env import StructuredEnv
 from maze.core.errors import ConfigError, MazeError
-from maze.core.factory import Factory, resolve
+from maze.core.factory import TARGET, Factory, resolve
 from maze.core.rollout.checks import CheckOptions
 from maze.core.rollout.encoding import EncoderOptions
 from maze.core.rollout.play import PlayOptions
@@ -80,7 +81,10 @@ class EnvRecipe:
         return None if given is None else self._wrap(given)
 
     def rendering(self, render_mode: str) -> EnvRecipe:
-        """Return a recipe for environments with that render mode, unless they have their own."""
+        """Return a recipe for environments with that render mode, unless they have their own.
+
+        Where a class or a function makes them, it gets ``render_mode`` if it takes that.
+        """
         recipe = object.__new__(EnvRecipe)
         recipe.__dict__.update(self.__dict__, _render_mode=render_mode)
         return recipe
@@ -105,13 +109,29 @@ class EnvRecipe:
         if isinstance(source, str):
             return source
         if isinstance(source, Mapping):
+            if source.get("render_mode") is None and self._offers_render_mode(source.get(TARGET)):
+                source = {**source, "render_mode": self._render_mode}
             return Factory(gym.Env, where="env").build(source)
         if callable(source):
+            if self._offers_render_mode(source):
+                return source(render_mode=self._render_mode)
             return source()
         raise ConfigError(
             f"env is {source!r} ({type(source).__name__}), expected a Gymnasium id, a config with"
             " _target_, an environment, or a function that makes one"
         )
+
+    def _offers_render_mode(self, maker: Any) -> bool:
+        """Return whether a class or function is to be called with the render mode."""
+        if self._render_mode is None or maker is None:
+            return False
+        try:
+            maker = resolve(maker, "env") if isinstance(maker, str) else maker
+            parameter = inspect.signature(maker).parameters.get("render_mode")
+        except (TypeError, ValueError):
+            return False
+        # Any other default is a choice.
+        return parameter is not None and parameter.default is None
 
     def _wrap(self, env: Any) -> StructuredEnv:
         from maze.core.wrappers.apply import apply_wrappers

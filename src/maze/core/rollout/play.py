@@ -97,8 +97,8 @@ class GlobalGenerators:
     what an untouched copy gives; the episode in which it happened first is then played again.
     """
 
-    def __init__(self) -> None:
-        self.are_used = False
+    def __init__(self, are_used: bool = False) -> None:
+        self.are_used = are_used
         self.restart()
 
     def restart(self) -> None:
@@ -174,6 +174,7 @@ class Lane:
         shares_process: bool = False,
         given: StructuredEnv | None = None,
         after_step: AfterStep | None = None,
+        seeds_always: bool = False,
     ) -> None:
         """Prepare a lane; the environment is built by ``open`` or when first needed.
 
@@ -184,6 +185,8 @@ class Lane:
                 generators cannot be set for each episode, and time has to be shared out.
             given: an environment to use first, which is not closed in the end.
             after_step: called after each reset and step, to render the environment.
+            seeds_always: whether to set the global random generators from the first episode on,
+                so that none has to be played again because it draws from them.
         """
         self._build_env = build_env
         self._options = options
@@ -194,7 +197,7 @@ class Lane:
         self.policy_seconds = 0.0
         self.check_part = lambda part: 0
         self._is_clean = True
-        self._generators = None if shares_process else GlobalGenerators()
+        self._generators = None if shares_process else GlobalGenerators(seeds_always)
 
     def open(self) -> StructuredEnv:
         """Build the environment, unless it is there, and return it."""

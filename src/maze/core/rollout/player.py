@@ -36,7 +36,12 @@ class Player:
     """
 
     def __init__(
-        self, job: Job, *, after_step: AfterStep | None = None, render_mode: str | None = None
+        self,
+        job: Job,
+        *,
+        after_step: AfterStep | None = None,
+        render_mode: str | None = None,
+        seeds_always: bool = False,
     ) -> None:
         """Prepare a player.
 
@@ -44,9 +49,11 @@ class Player:
             job: what to play.
             after_step: see ``Lane``.
             render_mode: made environments get it, if they have none of their own.
+            seeds_always: see ``Lane``.
         """
         self._job = job
         self._after_step = after_step
+        self._seeds_always = seeds_always
         self._recipe = job.env if render_mode is None else job.env.rendering(render_mode)
         self._told: dict[str, bool] = {}
         """Warnings, and whether they were handed over."""
@@ -79,6 +86,7 @@ class Player:
                 shares_process=job.n_lanes > 1,
                 after_step=self._after_step,
                 given=self._recipe.take_given() if i == 0 else None,
+                seeds_always=self._seeds_always,
             )
             for i in range(job.n_lanes)
         ]
