@@ -240,7 +240,7 @@ class LedgerSink(Sink):
         if self._directory is None:
             return self._rows.build()
         path = self._directory / EPISODES_FILE
-        return EpisodeTable.read_parquet(path)
+        return lambda: EpisodeTable.read_parquet(path)
 
     def _batches(self, directory: Path) -> Batches:
         return Journal(directory / JOURNAL_FILE).batches
