@@ -49,6 +49,18 @@ def late_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def is_from_outside(error: BaseException) -> bool:
+    """Return whether an exception that came out of an environment or policy is none of theirs.
+
+    That is an interrupt by the user, and the closing of a generator. All else is a failure of what
+    raised it, whatever it derives from: libraries signal cancellation, timeouts and panics so.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        # A process that ignores Ctrl-C, as workers do, got it from somebody who raised it.
+        return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    return isinstance(error, GeneratorExit)
+
+
 @contextlib.contextmanager
 def deaf_children() -> Iterator[None]:
     """Start processes to which Ctrl-C means nothing, not even while they import modules.

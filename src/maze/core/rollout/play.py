@@ -45,6 +45,7 @@ from maze.core.episode import (
 )
 from maze.core.errors import ConfigError, ContractError
 from maze.core.events.event import Event, Measurement, measure_events
+from maze.core.rollout.interrupts import is_from_outside
 from maze.core.trajectory.columns import LeafColumn, SpaceRecorder, StepColumns, part_steps
 from maze.core.trajectory.digest import EpisodeDigest
 
@@ -351,9 +352,11 @@ class Lane:
             raise  # It is about the request, not about this episode.
         except DependencyNotInstalled as error:
             raise ConfigError(f"the environment misses a dependency: {error}") from error
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             if isinstance(error, _PolicyFailed):
-                place, error = "policy", error.__cause__ or error  # type: ignore[assignment]
+                place, error = "policy", error.__cause__ or error
             failure = _failure(place, first_step + len(rewards), error)
         return self._finish(
             spec=spec,
@@ -742,13 +745,17 @@ def _play_alone(
         observation: Any = next(turns)
         try:
             memory = policy.start_episode(spec.agent_seed)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             turns.throw(_policy_failed(error))
         while True:
             # Only what the policy raises: what comes out of the episode itself is not its fault.
             try:
                 action = act(observation, lane.actor, memory, deterministic)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if is_from_outside(error):
+                    raise
                 turns.throw(_policy_failed(error))
             observation = send(action)
             if observation is None:
@@ -804,7 +811,9 @@ def _play_together(
                 playing.append(
                     _Turn(lane, spec, turns, observation, policy.start_episode(spec.agent_seed))
                 )
-            except (Exception, SystemExit):
+            except BaseException as error:
+                if is_from_outside(error):
+                    raise
                 turns.close()
                 yield _played((yield from _play_alone(lane, policy, spec, deterministic)))
                 free.append(lane)
@@ -818,7 +827,9 @@ def _play_together(
                 [turn.memory for turn in playing],
                 deterministic,
             )
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             # One of them is to blame, and the others must not suffer. Played again from their
             # seeds, each alone, exactly those fail that have to.
             for turn in playing:

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from maze.core.agent.policy import StructuredPolicy
 from maze.core.episode import Episode, EpisodeBatch, EpisodePart, EpisodeSpec
 from maze.core.errors import ConfigError, MazeError
 from maze.core.rollout.checks import EpisodeChecks
 from maze.core.rollout.encoding import BatchEncoder
-from maze.core.rollout.interrupts import held_interrupts
+from maze.core.rollout.interrupts import held_interrupts, is_from_outside
 from maze.core.rollout.job import Job, build_policy
 from maze.core.rollout.play import AfterStep, Lane, drive, seed_global_generators
 
@@ -42,6 +43,7 @@ class Player:
         after_step: AfterStep | None = None,
         render_mode: str | None = None,
         seeds_always: bool = False,
+        wrap_policy: Callable[[StructuredPolicy], StructuredPolicy] = lambda policy: policy,
     ) -> None:
         """Prepare a player.
 
@@ -50,10 +52,12 @@ class Player:
             after_step: see ``Lane``.
             render_mode: made environments get it, if they have none of their own.
             seeds_always: see ``Lane``.
+            wrap_policy: called with the policy, returns what to ask in its place.
         """
         self._job = job
         self._after_step = after_step
         self._seeds_always = seeds_always
+        self._wrap_policy = wrap_policy
         self._recipe = job.env if render_mode is None else job.env.rendering(render_mode)
         self._told: dict[str, bool] = {}
         """Warnings, and whether they were handed over."""
@@ -96,15 +100,19 @@ class Player:
             env = self._lanes[0].open()
         except MazeError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             raise ConfigError(
                 f"the environment cannot be built: {type(error).__name__}: {error}"
             ) from error
         try:
-            self._policy = build_policy(job.policy, env)
+            self._policy = self._wrap_policy(build_policy(job.policy, env))
         except MazeError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             raise ConfigError(
                 f"the policy cannot be built: {type(error).__name__}: {error}"
             ) from error
