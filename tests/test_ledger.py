@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,11 +17,12 @@ from hypothesis import strategies as st
 
 import maze
 from maze.core.errors import ConfigError, OutputError
-from maze.core.ledger.check import REWRITING_FILE, find_damage
+from maze.core.ledger.check import REWRITING_FILE, Damage, find_damage
 from maze.core.ledger.data_files import EventLayout
 from maze.core.ledger.journal import Journal, encode_line, parse_line
 from maze.core.ledger.lock import DirectoryLock
 from maze.core.ledger.recovery import _Rewriting, recover
+from maze.core.rollout.result import RolloutResult
 from maze.core.rollout.rollout_runner import Resume
 from tests.envs import FaultyEnv, TwoStepEnv, WalkEnv, raise_error
 from tests.runs import (
@@ -27,6 +30,7 @@ from tests.runs import (
     HERE,
     RUNNERS,
     WORKERS,
+    Where,
     assert_equal,
     content,
     is_same,
@@ -39,16 +43,25 @@ N = 12
 in_both_runners = pytest.mark.parametrize("where", RUNNERS, ids=str)
 
 
-def damage(directory):
+def damage(directory: Path) -> list[Damage]:
     return list(find_damage(directory, Journal(directory / "journal.jsonl")))
 
 
-def play(directory, n_episodes=N, env=WalkEnv, where=HERE, **options):
+def play(
+    directory: Path, n_episodes: int = N, env: Any = WalkEnv, where: Where = HERE, **options: Any
+) -> RolloutResult:
     runner = where.runner(n_episodes=n_episodes, output_dir=directory, **options)
     return runner.run_with(env, seeding=numbered(100))
 
 
-def go_on(directory, n_episodes=N, env=WalkEnv, where=HERE, retry_failed=False, **options):
+def go_on(
+    directory: Path,
+    n_episodes: int = N,
+    env: Any = WalkEnv,
+    where: Where = HERE,
+    retry_failed: bool = False,
+    **options: Any,
+) -> RolloutResult:
     runner = where.runner(n_episodes=n_episodes, output_dir=directory, **options)
     return runner.run_with(env, seeding=numbered(100), resume=Resume(retry_failed))
 
@@ -165,9 +178,9 @@ def test_a_run_that_was_cut_off_is_completed(where, n_lines, in_batches, tmp_pat
 
 def test_nothing_is_played_again_that_is_there(tmp_path):
     play(tmp_path)
-    before = maze.load(tmp_path).table["seconds"]
+    before = list(maze.load(tmp_path).table["seconds"])
     go_on(tmp_path)
-    assert maze.load(tmp_path).table["seconds"].tolist() == before.tolist()
+    assert list(maze.load(tmp_path).table["seconds"]) == before
 
 
 def test_a_structured_run_is_extended_too(tmp_path):
@@ -263,7 +276,9 @@ def test_damage_is_named_and_no_wrong_episode_is_ever_read(spoil, name, where, i
     assert_damage_is_survived(in_batches, name, spoil, where)
 
 
-def assert_damage_is_survived(directory: Path, name: str, spoil, where: float) -> None:
+def assert_damage_is_survived(
+    directory: Path, name: str, spoil: Callable[[Path, int], None], where: float
+) -> None:
     whole = {t.episode_index: plain(t) for t in maze.load(directory)}
     rows = {row.episode_index: row for row in maze.load(directory).table}
     events = maze.load(directory).events("Reward").to_dict("records")

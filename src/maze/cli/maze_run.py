@@ -27,10 +27,13 @@ from maze.cli.messages import (
     report,
 )
 from maze.core.errors import ConfigError
+from maze.core.rollout.interrupts import Terminations
 from maze.version import __version__
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from maze.core.rollout.result import RolloutResult
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ def main() -> int:
 
     Returns:
         The exit code: 0 if every episode was played, 1 if some failed, 2 for bad input, 130 if
-        it was interrupted.
+        it was interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     arguments = sys.argv[1:]
     if "--version" in arguments:
@@ -50,13 +53,15 @@ def main() -> int:
     command = Command(shlex.join(["maze-run", *arguments]), show_traceback)
     # Start-up makes many objects and hardly any garbage; looking for it takes a tenth of the time.
     gc.disable()
-    try:
-        return command.run([argument for argument in arguments if argument != "--debug"])
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        gc.enable()
+    with Terminations() as terminations:
+        try:
+            code = command.run([argument for argument in arguments if argument != "--debug"])
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            code = INTERRUPTED
+        finally:
+            gc.enable()
+    return terminations.exit_code(code) if code == INTERRUPTED else code
 
 
 class Command:
@@ -145,9 +150,14 @@ class Command:
         )
         with perhaps_unread():
             result.print()
-        if result.interrupted:
-            return INTERRUPTED
-        return OK if result.request_met else REQUEST_NOT_MET
+        return exit_code_of(result)
+
+
+def exit_code_of(result: RolloutResult) -> int:
+    """Return the exit code for a run that came to its end or was interrupted."""
+    if result.interrupted:
+        return INTERRUPTED
+    return OK if result.request_met else REQUEST_NOT_MET
 
 
 def _heading(config: DictConfig, hydra_config: Any, is_one_of_several: bool) -> list[str]:

@@ -6,6 +6,7 @@ options and choices, with the nearest right one.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -126,5 +127,7 @@ def perhaps_unread() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal is gone.
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -171,7 +171,7 @@ class _Rewriting:
     def write(self) -> None:
         journal, directory = self._journal, self._directory
         sources: dict[str, PieceFile] = {}
-        targets = {}
+        targets: dict[str, BinaryIO] = {}
         layouts = layouts_of(journal)
         try:
             for name, head in journal.heads.items():
@@ -241,8 +241,10 @@ class _Rewriting:
                 file.flush()
                 os.fsync(file.fileno())
         finally:
-            for opened in (*sources.values(), *targets.values()):
-                opened.close()
+            for source_file in sources.values():
+                source_file.close()
+            for file in targets.values():
+                file.close()
 
     def _place(self, name: str, data: bytes) -> list[Any]:
         place = [self._sizes[name], len(data), checksum_of(data)]

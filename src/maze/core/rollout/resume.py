@@ -1,8 +1,8 @@
 """Going on with a recorded run: playing what is missing, or more of the same.
 
-Which episodes a run has, and what they are, follows from its config. So a config may only be changed
-in what makes no difference to an episode: how many there are, where they are played, and when to
-give up.
+Which episodes a run has, and what they are, follows from its config. So a config may only be
+changed in what makes no difference to an episode: how many there are, where they are played, and
+when to give up.
 """
 
 from __future__ import annotations

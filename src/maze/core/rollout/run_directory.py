@@ -246,6 +246,7 @@ class RunDirectory:
 
     @cached_property
     def streams(self) -> list[StepsStream]:
+        """The trajectory files, one for each step key, as far as they can be understood."""
         return open_streams(self.path, self.journal)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -87,7 +87,9 @@ class Verification:
     @property
     def is_deterministic(self) -> bool | None:
         """Whether episodes come out the same each time; ``None`` if there is nothing to tell by."""
-        known = [one.is_deterministic for one in self.deviations if one.is_deterministic is not None]
+        known = [
+            one.is_deterministic for one in self.deviations if one.is_deterministic is not None
+        ]
         if False in known:
             return False
         return True if known or self.n_replayed else None
@@ -249,7 +251,9 @@ def _wrong_trajectory(run: RunDirectory, row: EpisodeRow) -> str:
         return str(error)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         return f"it cannot be understood ({error})"
-    return "" if digest == row.digest else f"the digest is {digest}, and the table says {row.digest}"
+    return (
+        "" if digest == row.digest else f"the digest is {digest}, and the table says {row.digest}"
+    )
 
 
 def _chosen(indices: Sequence[int], how_many: HowMany) -> list[int]:
@@ -275,7 +279,10 @@ def _played_again(
     """Play episodes again in worker processes, and look at those that came out otherwise."""
     if not indices:
         return []
-    setup = RunSetup.from_config(run.config).given(**given)
+    setup = replace(
+        RunSetup.from_config(run.config),
+        **{name: value for name, value in given.items() if value is not None},
+    )
     job = setup.job()
     n = n_processes or setup.build_runner().n_processes
     runner = ParallelRolloutRunner(n, n_episodes=len(indices))
@@ -318,5 +325,3 @@ def _key(row: EpisodeRow) -> tuple[Any, ...]:
     failure = row.failure
     failed = None if failure is None else (failure.place, failure.step, failure.exception_type)
     return row.digest, row.ending, row.truncated_by, row.n_steps, failed
-
-

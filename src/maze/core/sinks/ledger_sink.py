@@ -96,8 +96,8 @@ class LedgerSink(Sink):
             if not directory.is_dir():
                 raise OutputError(f"cannot write into {directory}: it is a file") from None
             raise OutputError(
-                f"{directory} holds a run already. `maze resume {directory}` completes it; for a new"
-                " run choose another directory (hydra.run.dir=... or output_dir=...)"
+                f"{directory} holds a run already. `maze resume {directory}` completes it; for a"
+                " new run choose another directory (hydra.run.dir=... or output_dir=...)"
             ) from None
         except OSError as error:
             self.release()
