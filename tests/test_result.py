@@ -3,10 +3,12 @@
 import io
 import json
 import math
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,16 @@ def make_result(rows: Sequence[EpisodeRow], **changes: Any) -> RolloutResult:
     statistics = RunStatistics()
     timings = tuple(EpisodeTiming(row.seconds, row.seconds / 2, row.seconds / 4) for row in rows)
     statistics.add(EpisodeBatch(tuple(rows), timings=timings))
+    return result_of(statistics, **{"episodes": EpisodeTable.from_rows(rows), **changes})
+
+
+def result_of(statistics: RunStatistics, **changes: Any) -> RolloutResult:
     values: dict[str, Any] = {
         "statistics": statistics.summaries(),
         "endings": statistics.endings,
         "n_truncated_by_runner": statistics.n_truncated_by_runner,
         "n_nan": statistics.n_nan,
-        "n_requested": len(rows),
+        "n_requested": statistics.n_episodes,
         "n_done": statistics.n_episodes,
         "n_steps": statistics.n_steps,
         "wall_seconds": statistics.seconds,
@@ -68,7 +74,7 @@ def make_result(rows: Sequence[EpisodeRow], **changes: Any) -> RolloutResult:
         "n_processes": 1,
         "env_base_seed": 4_000_000_000,
         "agent_base_seed": 4_100_000_000,
-        "episodes": EpisodeTable.from_rows(rows),
+        "episodes": EpisodeTableBuilder().build,
         "failures": statistics.failures,
         "env_name": "CartPole-v1",
     }
@@ -218,6 +224,40 @@ class TestRequestMet:
         assert not make_result(rows, **changes).request_met
 
 
+class TestEpisodes:
+    def test_they_are_loaded_when_asked_for_and_once(self):
+        loaded = []
+
+        def load() -> EpisodeTable:
+            loaded.append(1)
+            return EpisodeTable.from_rows(ROWS)
+
+        result = make_result(ROWS, episodes=load)
+        assert str(result)
+        assert result.to_json_dict()
+        assert not loaded
+        assert result.returns.tolist() == [1.5, 2.5, 0.5]
+        assert result.episodes is result.episodes
+        assert len(loaded) == 1
+
+    def test_it_does_not_show_how_they_were_given(self):
+        late = make_result(ROWS, episodes=lambda: EpisodeTable.from_rows(ROWS))
+        assert late == make_result(ROWS)
+        assert late != make_result(ROWS, episodes=lambda: EpisodeTable.from_rows(ROWS[:1]))
+        late = make_result(ROWS, episodes=lambda: EpisodeTable.from_rows(ROWS))
+        assert pickle.loads(pickle.dumps(late)) == late
+        assert replace(late, n_requested=9).episodes == late.episodes
+
+    def test_they_are_needed_and_cannot_be_exchanged(self):
+        with pytest.raises(TypeError, match="episodes"):
+            RolloutResult({}, {}, 0, 0, 0, 0, 0, 0.0, {}, 1, None, None)
+        with pytest.raises(FrozenInstanceError):
+            make_result(ROWS).episodes = EpisodeTable.from_rows([])  # type: ignore[misc]
+
+    def test_the_speed_is_that_of_this_session(self):
+        assert make_result(ROWS, n_steps_before=10, wall_seconds=2.0).steps_per_second == 10.0
+
+
 class TestJson:
     def test_two_runs_of_the_same_episodes_agree_outside_of_run_and_timing(self):
         again = [make_row(row.episode_index, row.episode_return, seconds=9.0) for row in ROWS[:2]]
@@ -233,6 +273,74 @@ class TestJson:
     def test_it_is_strict_json_even_without_an_episode(self):
         text = json.dumps(make_result([], n_requested=5).to_json_dict(), allow_nan=False)
         assert json.loads(text)["statistics"]["return"]["mean"] is None
+
+    def test_failures_are_told_in_parts_and_with_what_reproduces_them(self):
+        failure = replace(FAILURE, output="line\n")
+        result = make_result([make_row(4, failure=failure)], replay_command="r {episode_index}")
+        assert result.to_json_dict()["failures"] == [
+            {
+                "episode_index": 4,
+                "env_seed": 14,
+                "agent_seed": 24,
+                "error": str(failure),
+                "place": "step",
+                "step": 3,
+                "exception_type": "ValueError",
+                "message": "<b>broken</b>",
+                "attempts": 1,
+                "output": "line\n",
+                "reproduce": "r 4",
+            }
+        ]
+
+    @pytest.mark.parametrize(
+        ("rows", "n_requested", "expected"),
+        [
+            (ROWS[:2], 2, None),
+            (ROWS, 3, {"low": pytest.approx(5.5 / 3), "high": pytest.approx(6.5 / 3)}),
+            (ROWS[:1], 2, {"low": 1.5, "high": 1.5}),  # one is missing
+            (ROWS[2:], 1, {"low": None, "high": None}),  # nothing to judge by
+        ],
+    )
+    def test_the_mean_is_told_as_a_range_if_episodes_failed_or_are_missing(
+        self, rows, n_requested, expected
+    ):
+        values = make_result(rows, n_requested=n_requested).to_json_dict()
+        assert values["mean_return_range"] == expected
+
+    @given(
+        st.lists(st.tuples(st.floats(), st.booleans(), st.floats()), max_size=12),
+        st.randoms(use_true_random=False),
+    )
+    def test_a_run_in_two_sessions_ends_with_the_numbers_of_an_undisturbed_one(self, episodes, rng):
+        rows = [
+            make_row(index, value, failure=FAILURE if is_failed else None, statistics={"a": number})
+            for index, (value, is_failed, number) in enumerate(episodes)
+        ]
+        rows += [make_row(len(rows) + 1)]  # without the statistic, which is 0 then
+        expected, actual = RunStatistics(), RunStatistics()
+        zeros = frozenset({"a"})
+        expected.add(EpisodeBatch(tuple(rows), zero_statistics=zeros))
+        rng.shuffle(rows)
+        n_before = 0
+        while rows:
+            part = tuple(rows.pop() for _ in range(rng.randint(1, len(rows))))
+            if rng.random() < 0.5:
+                actual.add(EpisodeBatch(part, zero_statistics=zeros))
+            else:
+                columns = dict(zip(EpisodeRow._fields, zip(*part, strict=True), strict=True))
+                actual.add_columns({**columns, "zero_statistics": ["a"]})
+                n_before += sum(row.n_steps for row in part)
+        assert actual.n_steps_before == n_before
+        one, other = (
+            {
+                name: value
+                for name, value in result_of(statistics).to_json_dict().items()
+                if name not in ("run", "timing")
+            }
+            for statistics in (expected, actual)
+        )
+        assert json.dumps(one) == json.dumps(other)
 
     def test_seeds_that_were_listed_are_called_explicit(self):
         result = make_result(ROWS, env_base_seed=None)
@@ -270,13 +378,48 @@ class TestText:
         warning = "a warning " * 20
         rows = [make_row(0, -1_234_567.8, statistics=statistics), *ROWS[1:]]
         lines = str(make_result(rows, warnings=(warning,))).splitlines()
-        assert max(len(line) for line in lines) <= 80
+        copied = ("reproduce",)
+        assert max(len(line) for line in lines if not line.startswith(copied)) <= 80
 
     def test_failures_come_with_their_seeds_and_one_line(self):
         text = str(make_result(ROWS))
         assert "failed       episode 2: env_seed=12 agent_seed=22" in text
         assert "environment after 3 steps: ValueError: <b>broken</b>" in text
         assert "tracebacks: column 'failure' of result.episodes" in text
+
+    def test_a_failure_comes_with_what_its_worker_printed_last(self):
+        output = f"1\n2\n\x1b[31mred\x1b[0m\x1b]0;title\x07\n{'x' * 500}\r50 %\a\n\n"
+        text = str(make_result([make_row(0, failure=replace(FAILURE, output=output))]))
+        lines = [line for line in text.splitlines() if line.startswith("printed")]
+        assert [line.split() for line in lines] == [["printed", "red"]]
+        assert "50 %\\x07" in text
+        assert 100 < text.count("x" * 10) * 10 < 200  # bounded
+        assert not {"\x1b", "\x07", "\r"} & {*text}
+        assert "printed" not in str(make_result(ROWS))
+
+    def test_the_command_that_reproduces_a_failure_stays_in_one_line(self):
+        command = f"maze replay /{'long/' * 40}{{run}} --episode {{episode_index}} --pdb"
+        lines = str(make_result(ROWS, replay_command=command)).splitlines()
+        assert f"reproduce    maze replay /{'long/' * 40}{{run}} --episode 2 --pdb" in lines
+
+    def test_a_failure_of_a_run_that_was_not_recorded_is_reproduced_by_its_seeds(self):
+        command = (
+            "maze.rollout(..., n_episodes=1,"
+            " seed=Seeding(explicit_env_seeds=[12], explicit_agent_seeds=[22]))"
+        )
+        assert f"reproduce    {command}" in str(make_result(ROWS)).splitlines()
+
+    def test_with_failures_it_tells_where_the_mean_could_have_been(self):
+        text = str(make_result([make_row(0, 1.0), make_row(1, 3.0), make_row(2, failure=FAILURE)]))
+        assert "\nmean return  1.667 to 2.333, if 1 failed were worst or best" in text
+        assert "\nmean return" not in str(make_result(ROWS[:2]))
+        assert "\nmean return" not in str(make_result(ROWS[2:]))  # nothing to judge by
+
+    def test_of_a_run_that_ended_early_it_tells_that_what_finished_is_no_fair_sample(self):
+        text = str(make_result(ROWS, n_requested=1000, stopped_because="an error"))
+        assert "\nbias         short episodes finish first: these count for too much" in text
+        assert "1.501 to 2.499, if 1 failed and 997 missing were worst or best" in text
+        assert "\nbias" not in str(make_result(ROWS))
 
     def test_an_interrupted_run_says_so_and_how_far_it_came(self):
         text = str(make_result(ROWS[:2], n_requested=50, interrupted=True))

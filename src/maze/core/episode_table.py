@@ -210,6 +210,7 @@ class EpisodeTable:
         try:
             _check_seal(path)
             with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+                _in_form(file.schema_arrow.empty_table())  # Says what is wrong with the columns.
                 # One after the other: that leaves no holes in memory, of which there would be
                 # as much as of data.
                 columns = [

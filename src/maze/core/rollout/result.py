@@ -31,6 +31,33 @@ TimeShare: TypeAlias = Literal["environment", "policy", "recording"]
 _PLAIN_WIDTH = 80
 _N_STATISTICS_SHOWN = 30
 _N_FAILURES_SHOWN = 3
+_N_OUTPUT_LINES_SHOWN = 3
+_N_CHARACTERS_OF_LINE = 200
+
+
+class _LazyEpisodes:
+    """The field ``episodes``: a table, or a function that is called for it the first time."""
+
+    def __get__(self, result: RolloutResult | None, owner: type | None = None) -> EpisodeTable:
+        if result is None:
+            raise AttributeError("episodes")  # Which says that the field has no default.
+        values = vars(result)
+        if not isinstance(values["episodes"], EpisodeTable):
+            values["episodes"] = values["episodes"]()
+        episodes: EpisodeTable = values["episodes"]
+        return episodes
+
+    def __set__(
+        self, result: RolloutResult, episodes: EpisodeTable | Callable[[], EpisodeTable]
+    ) -> None:
+        vars(result)["episodes"] = episodes
+
+
+class ReturnRange(NamedTuple):
+    """Between which two numbers a mean return lies."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -62,12 +89,16 @@ class RolloutResult:
     """What the environment's seeds are derived from. ``None`` if they were listed one by one."""
     agent_base_seed: int | None
     """What the policy's seeds are derived from. ``None`` if they were listed one by one."""
-    episodes: EpisodeTable
-    """A row per finished episode."""
+    episodes: _LazyEpisodes = _LazyEpisodes()
+    """A row per finished episode: an ``EpisodeTable``. It may be given as a function that returns
+    it, which is called when it is asked for first."""
     output_directory: Path | None = None
     """Where the run was recorded, if it was."""
     failures: Sequence[EpisodeRow] = ()
     """The first few failed episodes; all of them are in ``episodes``."""
+    replay_command: str | None = None
+    """What plays an episode of the run again, with ``{episode_index}`` where its index belongs.
+    ``None`` if there is nothing to replay from."""
     warnings: Sequence[str] = ()
     interrupted: bool = False
     """Whether the user stopped the run."""
@@ -77,6 +108,9 @@ class RolloutResult:
     """For the headline only."""
     policy_name: str = ""
     """For the headline only."""
+    n_steps_before: int = 0
+    """Of ``n_steps``, those of an earlier session of the run, on which ``wall_seconds`` and
+    ``time_split`` were not spent."""
 
     @property
     def mean_return(self) -> float:
@@ -87,6 +121,33 @@ class RolloutResult:
     def returns(self) -> NDArray[np.float64]:
         """The return of each finished episode, in episode order; of failed ones, so far."""
         return np.asarray(self.episodes["return"], dtype=np.float64)
+
+    @property
+    def n_missing(self) -> int:
+        """Episodes that were asked for and are not finished."""
+        return max(self.n_requested - self.n_done, 0)
+
+    @property
+    def mean_return_range(self) -> ReturnRange | None:
+        """Where the mean return could lie, had all episodes been played without an error.
+
+        It is the mean if each episode that failed or is missing had returned as little, or as
+        much, as any of the others. ``None`` if there are no such episodes; NaN if there are no
+        others.
+        """
+        n_unknown = self.endings.get("failed", 0) + self.n_missing
+        if not n_unknown:
+            return None
+        known = self.statistics["return"]
+        share = n_unknown / (n_unknown + known.n)
+
+        def mean_with(imputed: float) -> float:
+            # Rounding could put it on the other side of the mean of the known ones.
+            mean = known.mean * (1 - share) + imputed * share
+            lowest, highest = sorted((known.mean, imputed))
+            return min(max(mean, lowest), highest)
+
+        return ReturnRange(mean_with(known.min), mean_with(known.max))
 
     @property
     def request_met(self) -> bool:
@@ -100,13 +161,26 @@ class RolloutResult:
     @property
     def steps_per_second(self) -> float:
         """Structured steps of all processes per second of wall time."""
-        return self.n_steps / self.wall_seconds if self.wall_seconds > 0 else math.nan
+        n_steps = self.n_steps - self.n_steps_before
+        return n_steps / self.wall_seconds if self.wall_seconds > 0 else math.nan
+
+    def reproduction(self, row: EpisodeRow) -> str:
+        """Return what to type to play an episode again."""
+        if self.replay_command is not None:
+            return self.replay_command.replace("{episode_index}", str(row.episode_index))
+        return (
+            "maze.rollout(..., n_episodes=1,"
+            f" seed=Seeding(explicit_env_seeds=[{row.env_seed}],"
+            f" explicit_agent_seeds=[{row.agent_seed}]))"
+        )
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the content of ``statistics.json``.
 
-        Two runs with equal seeds agree on everything outside of ``run`` and ``timing``.
+        Two runs with equal seeds agree on everything outside of ``run`` and ``timing``, but for
+        ``attempts``, ``output`` and ``reproduce`` in ``failures``.
         """
+        mean_range = self.mean_return_range
         return {
             "n_requested": self.n_requested,
             "n_episodes": self.n_done,
@@ -121,15 +195,10 @@ class RolloutResult:
             "statistics": {
                 name: summary.to_json_dict() for name, summary in self.statistics.items()
             },
-            "failures": [
-                {
-                    "episode_index": row.episode_index,
-                    "env_seed": row.env_seed,
-                    "agent_seed": row.agent_seed,
-                    "error": row.error,
-                }
-                for row in self.failures
-            ],
+            "mean_return_range": None
+            if mean_range is None
+            else {name: _finite_or_none(mean) for name, mean in mean_range._asdict().items()},
+            "failures": [self._failure_to_json(row) for row in self.failures],
             "run": {
                 "request_met": self.request_met,
                 "interrupted": self.interrupted,
@@ -143,6 +212,22 @@ class RolloutResult:
                 "steps_per_second": _finite_or_none(self.steps_per_second),
                 "seconds_in": dict(self.time_split),
             },
+        }
+
+    def _failure_to_json(self, row: EpisodeRow) -> dict[str, Any]:
+        failure = row.failure
+        return {
+            "episode_index": row.episode_index,
+            "env_seed": row.env_seed,
+            "agent_seed": row.agent_seed,
+            "error": row.error,
+            "place": None if failure is None else failure.place,
+            "step": None if failure is None else failure.step,
+            "exception_type": None if failure is None else failure.exception_type,
+            "message": None if failure is None else failure.message,
+            "attempts": row.attempts,
+            "output": "" if failure is None else failure.output,
+            "reproduce": self.reproduction(row),
         }
 
     def to_pandas(self) -> pd.DataFrame:
@@ -189,6 +274,10 @@ class RolloutResult:
             *([str(self.output_directory)] if self.output_directory else []),
         ]
         return f"RolloutResult({', '.join(parts)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take the table along: what loads it may be good in this process only."""
+        return {**vars(self), "episodes": self.episodes}
 
     def _repr_html_(self) -> str:
         return _as_html(self)
@@ -238,6 +327,8 @@ def _facts(result: RolloutResult, separator: str) -> Iterator[_Fact]:
         yield _Fact("interrupted", "what had finished by then is kept", "bold yellow")
     if result.stopped_because:
         yield _Fact("stopped", result.stopped_because, "bold red")
+    if result.n_missing and result.n_done:
+        yield _Fact("bias", "short episodes finish first: these count for too much", "yellow")
     n_hidden = len(result.statistics) - _N_STATISTICS_SHOWN
     if n_hidden > 0:
         yield _Fact("statistics", f"{n_hidden:,} more in statistics.json and in the result")
@@ -247,6 +338,9 @@ def _facts(result: RolloutResult, separator: str) -> Iterator[_Fact]:
         counts["truncated"] += f" ({result.n_truncated_by_runner:,} by the runner's limit)"
     n_failed = result.endings.get("failed", 0)
     yield _Fact("endings", separator.join(counts.values()), "red" if n_failed else "")
+    mean_range = result.mean_return_range
+    if mean_range is not None and not math.isnan(mean_range.low):
+        yield _Fact("mean return", _described(mean_range, n_failed, result.n_missing), "yellow")
     if result.n_nan:
         yield _Fact("NaN", f"in {result.n_nan:,} observations or rewards", "yellow")
 
@@ -278,7 +372,11 @@ def _facts(result: RolloutResult, separator: str) -> Iterator[_Fact]:
     for row in result.failures[:_N_FAILURES_SHOWN]:
         seeds_of_row = f"env_seed={row.env_seed} agent_seed={row.agent_seed}"
         episode = f"episode {row.episode_index}: {seeds_of_row}"
-        yield _Fact("failed", f"{episode}\n{_shortened(row.error)}", "red")
+        yield _Fact("failed", f"{episode}\n{_printable(_shortened(row.error))}", "red")
+        printed = _last_lines(row.failure.output if row.failure else "")
+        if printed:
+            yield _Fact("printed", printed, "dim")
+        yield _Fact("reproduce", result.reproduction(row), is_copied=True)
     if n_failed:
         n_more = n_failed - min(len(result.failures), _N_FAILURES_SHOWN)
         more = f"{n_more:,} more; " if n_more else ""
@@ -349,6 +447,41 @@ def _decimals(number: float, n_digits: int) -> int:
 
 def _shortened(text: str, n_characters: int = 320) -> str:
     return text if len(text) <= n_characters else text[: n_characters - 3] + "..."
+
+
+def _described(mean_range: ReturnRange, n_failed: int, n_missing: int) -> str:
+    sizes = [abs(mean) for mean in mean_range if math.isfinite(mean)]
+    decimals = _decimals(max(sizes, default=0), n_digits=4)
+    low, high = (
+        f"{mean:.2e}" if max(sizes, default=0) >= 1e9 else format_number(mean, decimals)
+        for mean in mean_range
+    )
+    counts = {"failed": n_failed, "missing": n_missing}
+    those = " and ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+    return f"{low} to {high}, if {those} were worst or best"
+
+
+_ESCAPE_SEQUENCE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]"  # colours and movements of the cursor
+    r"|\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles and links
+    r"|.)?"
+)
+
+
+def _printable(text: str) -> str:
+    """Spell out what would act on the terminal, and leave colours away."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in _ESCAPE_SEQUENCE.sub("", text)
+    )
+
+
+def _last_lines(output: str) -> str:
+    lines = [line for line in _ESCAPE_SEQUENCE.sub("", output).splitlines() if line.strip()]
+    return "\n".join(
+        _shortened(_printable(line.expandtabs().rstrip()), _N_CHARACTERS_OF_LINE)
+        for line in lines[-_N_OUTPUT_LINES_SHOWN:]
+    )
 
 
 def _seed_or_explicit(seed: int | None) -> int | str:
