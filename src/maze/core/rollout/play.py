@@ -653,13 +653,13 @@ def _measured(
     events: list[tuple[int, Event]], n_steps: int, handed_over: HandedOver | None
 ) -> tuple[Measurement, list[tuple[int, Event]], Failure | None]:
     """Measure the statistics of events. What cannot be measured fails the episode."""
-    if not events and handed_over is None:
+    of_episode, counts = events, None
+    if handed_over is not None:
+        of_episode, counts = [*handed_over.events, *events], handed_over.event_counts
+    if not of_episode and not counts:
         return _NOTHING_MEASURED, events, None
     try:
-        if handed_over is None:
-            return measure_events(events), events, None
-        measured = measure_events([*handed_over.events, *events], handed_over.event_counts)
-        return measured, events, None
+        return measure_events(of_episode, counts), events, None
     except Exception as error:
         for time, event in events:
             if not isinstance(event, Event):
