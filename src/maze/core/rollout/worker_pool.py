@@ -63,6 +63,7 @@ _MESSAGE_SECONDS = 30
 _FINISH_SECONDS = 3.0
 # Killed processes end at once, but for those that the kernel itself is waiting in.
 _KILL_SECONDS = 5.0
+_REPRIEVE_SECONDS = 0.2
 _MAX_FRUITLESS_DEATHS = 10
 _MAX_PAUSE_SECONDS = 2.0
 # Pauses before a worker that could not be built is tried again.
@@ -172,6 +173,10 @@ class _Member:
     is_ready: bool = False
     done_at: float | None = None
     """When it had said all; its process is about to end then."""
+    overdue: float | None = None
+    """A deadline that it has missed."""
+    reprieved_until: float = 0.0
+    """When it is killed if that is still its deadline."""
 
 
 class WorkerPool:
@@ -465,7 +470,10 @@ class WorkerPool:
     def _seconds_to_wait(self) -> float | None:
         """Return how long nothing but a message can call for attention; ``None`` for ever."""
         now = perf_counter()
-        moments = [self._deadline(member).at for member in self._members]
+        moments = []
+        for member in self._members:
+            at = self._deadline(member).at
+            moments.append(member.reprieved_until if at == member.overdue else at)
         moments += [seat.start_at for seat in self._seats if self._is_wanted(seat)]
         # What begins only now is not due before that.
         moments.append(now + self._deadlines.shortest())
@@ -473,36 +481,59 @@ class WorkerPool:
         return None if nearest == math.inf else max(nearest - now, 0.0)
 
     def _enforce_deadlines(self) -> None:
-        now = perf_counter()
         for member in list(self._members):
-            if self._deadline(member).at <= now:
+            now = perf_counter()
+            at = self._deadline(member).at
+            if at > now:
+                continue
+            if member.overdue != at:
+                # Perhaps it is only slow to get going again: the machine was busy, or asleep.
+                member.overdue, member.reprieved_until = at, now + _REPRIEVE_SECONDS
+            elif member.reprieved_until <= now:
                 self._expire(member)
 
     def _expire(self, member: _Member) -> None:
-        if member.done_at is not None:
+        """End a worker that has missed its deadline."""
+        is_alive = self._take_all(member)
+        if member not in self._members:
+            return
+        deadline, doing = self._deadline(member), member.heartbeat.read()
+        if not is_alive:
             self._bury(member)
-            return
-        assert member.process.pid is not None
-        member.stacks.ask(member.process.pid)
-        deadline = self._deadline(member)
-        if deadline.at > perf_counter():  # It was only slow: the machine was busy, or asleep.
-            member.stacks.forget()
-            return
-        member.process.kill()
-        member.process.join(_KILL_SECONDS)
-        self._bury(member, deadline=deadline)
+        elif deadline.at == member.overdue:
+            if member.done_at is None:
+                # The signal may wake it from the very call that it hangs in, which then returns
+                # too early. So nothing that it says from now on is listened to.
+                assert member.process.pid is not None
+                member.stacks.ask(member.process.pid)
+            member.process.kill()
+            member.process.join(_KILL_SECONDS)
+            self._bury(member, overdue=(deadline, doing))
 
     # Workers that are no more.
 
-    def _bury(self, member: _Member, cause: str = "", deadline: Deadline | None = None) -> None:
-        """Take leave of a worker that is dead, or as good as dead, and of what it had in hand."""
-        self._members.remove(member)
-        # What it said before. The buffer of its pipe is all that there can be.
+    def _take_all(self, member: _Member) -> bool:
+        """Take all that a worker has said by now; return whether it can say more."""
         with contextlib.suppress(EOFError, OSError):
+            # The buffer of its pipe is all that there can be, if it is dead or hangs.
             while member.connection.poll():
                 self._hear(member, member.connection.recv())
+            return True
+        return False
+
+    def _bury(
+        self,
+        member: _Member,
+        cause: str = "",
+        overdue: tuple[Deadline, Doing] | None = None,
+    ) -> None:
+        """Take leave of a worker that is dead, or as good as dead, and of what it had in hand."""
+        self._members.remove(member)
+        if overdue is None:
+            self._take_all(member)
         member.output.forward()
-        doing, stacks, output = member.heartbeat.read(), member.stacks.text(), member.output.tail()
+        deadline, doing = overdue or (None, member.heartbeat.read())
+        stacks, output = member.stacks.text(), member.output.tail()
         exit_code = self._discard(member)
         if member.done_at is not None or (member.seat is None and not member.is_ready):
             return  # It had said all.

@@ -126,11 +126,6 @@ class StackFile:
         named = f" in {_wait_for_signals.__name__}\n"
         return "\n\n".join(text for text in threads if named not in text + "\n")
 
-    def forget(self) -> None:
-        """Empty the file, since the worker went on."""
-        os.ftruncate(self._file.fileno(), 0)
-        os.lseek(self._file.fileno(), 0, os.SEEK_SET)  # The worker's position is the same one.
-
     def close(self) -> None:
         """Remove the file."""
         self._file.close()
