@@ -84,6 +84,8 @@ class VideoRecorder:
         self._frames_per_second = frames_per_second
         self._file_name = file_name
         self._file: VideoFile | None = None
+        self.n_files = 0
+        """Videos begun."""
 
     def __enter__(self) -> VideoRecorder:
         """Return itself."""
@@ -102,6 +104,11 @@ class VideoRecorder:
         elif self._file is not None:
             self._file.discard()
 
+    def after_step_unless_shown(self, env: StructuredEnv, spec: EpisodeSpec, step: int) -> None:
+        """Take a frame, unless the environment shows itself in a window."""
+        if env.render_mode != "human":
+            self.after_step(env, spec, step)
+
     def after_step(self, env: StructuredEnv, spec: EpisodeSpec, step: int) -> None:
         """Take a frame. ``step`` is 0 after the reset, which begins a new file."""
         if step == 0:
@@ -113,6 +120,7 @@ class VideoRecorder:
                 or DEFAULT_FRAMES_PER_SECOND
             )
             self._file = VideoFile(self.directory / name, frames_per_second, self._format)
+            self.n_files += 1
         try:
             frame: Any = env.render()
         except NotImplementedError as error:

@@ -63,6 +63,11 @@ class Replay:
         return self.first_difference is None and not self.stopped_before
 
     @property
+    def was_stopped(self) -> bool:
+        """Whether it went on when there was no further action for it, or was not to go on."""
+        return _was_stopped(self.episode)
+
+    @property
     def explanation(self) -> str:
         """Whether it is the recorded episode, and how that is known."""
         difference = self.first_difference
@@ -129,7 +134,10 @@ def replay_episode(
             " from the policy"
         )
     if not beyond and (reason := refusal(row)):
-        raise ConfigError(f"episode {episode_index} is not played again: {reason}")
+        raise ConfigError(
+            f"episode {episode_index} is not played again: {reason}. --beyond plays it all the same"
+            " (in Python: beyond=True)"
+        )
     setup = _setup(run.config, env, policy, wrappers, trust, needs_policy=acted_by == "policy")
     if acted_by == "recording":
         setup = replace(setup, policy={"_target_": RecordedActions, "trajectory": recorded})
@@ -391,6 +399,11 @@ def _as_checked(episode: Episode, row: EpisodeRow) -> Episode:
 
 
 # Recorded actions.
+
+
+def n_recorded_actions(trajectory: Trajectory) -> int:
+    """Return how many actions were recorded, that on which an environment failed included."""
+    return sum(_n_actions(part) for part in trajectory.by_step_key.values())
 
 
 def _n_actions(part: StepTrajectory) -> int:

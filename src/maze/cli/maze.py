@@ -1,0 +1,85 @@
+"""``maze``: what is done with recorded runs. New ones are played by ``maze-run``.
+
+Each command is a module beside this one, with ``add_parser`` and ``run``. What a command needs is
+imported when it runs, so that the help comes at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from maze.cli import replay, video
+from maze.cli.messages import BAD_INPUT, INTERRUPTED, OK, perhaps_unread, report
+from maze.version import __version__
+
+COMMANDS = (replay, video)
+
+_DESCRIPTION = "Looks at recorded runs. (maze-run plays new ones.)"
+_EPILOG = """\
+DIR is the output directory of a run, such as outputs/2026-01-31/12-00-00.
+
+exit codes: 0 all is as it was recorded, 1 something differs, 2 bad input, 130 interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: ``None``: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    show_traceback = "--debug" in given
+    try:
+        with perhaps_unread():
+            parsed = _parser().parse_args([word for word in given if word != "--debug"])
+    except SystemExit as end:  # It has printed the help, or what is wrong.
+        return OK if end.code in (None, OK) else BAD_INPUT
+    try:
+        if getattr(parsed, "trust", False):
+            _import_from_here()
+        code: int = parsed.run(parsed)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return report(error, show_traceback)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="maze",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"maze {__version__}")
+    parser.add_argument(
+        "--debug", action="store_true", help="show tracebacks of errors, with any command"
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def _import_from_here() -> None:
+    """Let a user's own module in the current directory be named, as ``maze-run`` does.
+
+    Only once the user trusts the run: the current directory may be the one that came with it.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
