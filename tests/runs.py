@@ -80,7 +80,7 @@ def content(directory: Path) -> Content:
     run = maze.load(directory)
     return Content(
         rows=table.to_pylist(),
-        events={p.name: p.read_bytes() for p in sorted((directory / "event_logs").iterdir())},
+        events={p.name: p.read_bytes() for p in sorted((directory / "event_logs").glob("*"))},
         statistics={k: v for k, v in statistics.items() if k not in ("run", "timing")},
         trajectories={trajectory.episode_index: plain(trajectory) for trajectory in run},
     )

@@ -34,6 +34,7 @@ from maze.core.episode import (
     Parts,
 )
 from maze.core.events.event import Event, EventStatistic, measure_events
+from maze.core.ledger.journal import Journal
 from maze.core.rollout.checks import CheckOptions
 from maze.core.rollout.encoding import EncoderOptions
 from maze.core.rollout.job import EnvRecipe, Job
@@ -42,8 +43,7 @@ from maze.core.rollout.play import PlayOptions
 from maze.core.rollout.player import Player
 from maze.core.rollout.rollout_runner import RolloutRunner
 from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
-from maze.core.sinks.event_log_sink import EventLogSink
-from maze.core.sinks.trajectory_sink import TrajectorySink
+from maze.core.sinks.ledger_sink import LedgerSink
 from maze.core.trajectory.columns import leaves, part_steps
 from maze.core.trajectory.digest import RecordedSteps, recorded_digest, recorded_digest_in
 from maze.core.trajectory.trajectory import StepsStream, open_streams, read_trajectory
@@ -81,11 +81,11 @@ class Played:
 
     @property
     def streams(self) -> list[StepsStream]:
-        return open_streams(self.directory / "trajectory_data")
+        return open_streams(self.directory, Journal(self.directory / "journal.jsonl"))
 
     @property
     def events(self) -> dict[str, bytes]:
-        logs = sorted((self.directory / "event_logs").iterdir())
+        logs = sorted((self.directory / "event_logs").glob("*"))
         return {path.name: path.read_bytes() for path in logs}
 
     def trajectory(self, episode_index: int) -> Any:
@@ -132,14 +132,12 @@ def play(
     specs = iter(SEEDING.plan(n_episodes))
     with Player(job) as player:
         batches = list(player.play(lambda _: next(specs, None)))
-    finished = {(index, parts.token) for batch in batches for index, parts in batch.parts.items()}
-    sinks = TrajectorySink(directory / "trajectory_data"), EventLogSink(directory / "event_logs")
-    for sink in sinks:
-        sink.open()
-        for batch in batches:
-            if batch.part_of is None or batch.part_of[:2] in finished:
-                sink.write(batch)
-        sink.close()
+    ledger = LedgerSink(directory, {}, n_episodes=len(batches), versions={})
+    ledger.open()
+    for batch in batches:
+        ledger.write(batch)
+    ledger.close()
+    ledger.release()
     return Played(batches, directory)
 
 
@@ -806,5 +804,4 @@ def test_memory_does_not_grow_with_an_episode(where, most, tmp_path):
     trajectory = run.trajectory(0)
     assert len(trajectory) == 200_000
     assert np.array_equal(trajectory.observations[:, 0], np.arange(200_001))
-    streams = open_streams(directory / "trajectory_data")
-    assert recorded_digest_in(streams, 0) == run.table.row(0).digest
+    assert recorded_digest_in(run.streams, 0) == run.table.row(0).digest

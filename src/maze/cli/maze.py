@@ -11,17 +11,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from maze.cli import replay, video
+from maze.cli import replay, resume, verify, video
 from maze.cli.messages import BAD_INPUT, INTERRUPTED, OK, perhaps_unread, report
+from maze.core.rollout.interrupts import Terminations
 from maze.version import __version__
 
-COMMANDS = (replay, video)
+COMMANDS = (resume, verify, replay, video)
 
-_DESCRIPTION = "Looks at recorded runs. (maze-run plays new ones.)"
+_DESCRIPTION = "Goes on with recorded runs, and looks at them. (maze-run plays new ones.)"
 _EPILOG = """\
 DIR is the output directory of a run, such as outputs/2026-01-31/12-00-00.
 
-exit codes: 0 all is as it was recorded, 1 something differs, 2 bad input, 130 interrupted
+exit codes: 0 all is well, 1 something failed or differs, 2 bad input, 130 interrupted by Ctrl-C
+(143 by SIGTERM, 129 by SIGHUP)
 """
 
 
@@ -41,16 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed = _parser().parse_args([word for word in given if word != "--debug"])
     except SystemExit as end:  # It has printed the help, or what is wrong.
         return OK if end.code in (None, OK) else BAD_INPUT
-    try:
-        if getattr(parsed, "trust", False):
-            _import_from_here()
-        code: int = parsed.run(parsed)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        return report(error, show_traceback)
-    return code
+    with Terminations() as terminations:
+        try:
+            if getattr(parsed, "trust", False):
+                _import_from_here()
+            code: int = parsed.run(parsed)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            code = INTERRUPTED
+        except Exception as error:
+            return report(error, show_traceback)
+    return terminations.exit_code(code) if code == INTERRUPTED else code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -213,7 +213,7 @@ def refusal(row: EpisodeRow) -> str:
     That is so if it ended its process or hung, and it is not known that it came past the reset.
     """
     failure = row.failure
-    if failure is None or not _is_dangerous(row):
+    if failure is None or not is_dangerous(row):
         return ""
     is_past_reset = failure.step > 0 or failure.place in ("step", "policy")
     if is_past_reset:
@@ -292,7 +292,8 @@ def _failed_before_acting(row: EpisodeRow) -> bool:
     return row.failure is not None and row.failure.place in ("construction", "reset")
 
 
-def _is_dangerous(row: EpisodeRow) -> bool:
+def is_dangerous(row: EpisodeRow) -> bool:
+    """Return whether an episode ended its process or hung, and so might again."""
     failure = row.failure
     return failure is not None and (
         failure.place == "worker" or failure.exception_type == "DeadlineExceeded"
@@ -301,7 +302,7 @@ def _is_dangerous(row: EpisodeRow) -> bool:
 
 def _safe_steps(row: EpisodeRow) -> int | None:
     """Return the number of sub-steps that can be played; ``None``: all."""
-    return row.failure.step if row.failure is not None and _is_dangerous(row) else None
+    return row.failure.step if row.failure is not None and is_dangerous(row) else None
 
 
 def _what_happened(row: EpisodeRow) -> str:

@@ -24,7 +24,7 @@ from maze.core.rollout.difference import Difference
 from maze.core.rollout.job import EnvSource, PolicySource, WrapperSource
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
 from maze.core.rollout.progress import Progress
-from maze.core.rollout.replay import refusal, replay_episode
+from maze.core.rollout.replay import is_dangerous, replay_episode
 from maze.core.rollout.rollout_runner import versions
 from maze.core.rollout.run_directory import RunDirectory
 from maze.core.rollout.setup import GROUPS, RunSetup, check_trust
@@ -195,7 +195,7 @@ def verify_run(
     if chosen:
         given = {"env": env, "policy": policy, "wrappers": wrappers}
         check_trust(run.config, trust, [group for group in GROUPS if given.get(group) is None])
-        replayable = [index for index in chosen if not refusal(table.row(index))]
+        replayable = [index for index in chosen if not is_dangerous(table.row(index))]
         deviations = _played_again(run, replayable, given, n_processes, trust, show_progress)
     before = {} if run.journal is None else run.journal.run.get("versions", {})
     now = versions()
