@@ -77,6 +77,9 @@ class Content:
 def content(directory: Path) -> Content:
     table = pq.read_table(directory / "episodes.parquet").drop_columns([*TIMING_COLUMNS])
     statistics = json.loads((directory / "statistics.json").read_text())
+    for failure in statistics["failures"]:
+        for name in ("attempts", "output", "reproduce"):
+            del failure[name]
     run = maze.load(directory)
     return Content(
         rows=table.to_pylist(),

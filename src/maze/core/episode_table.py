@@ -123,7 +123,7 @@ class EpisodeTable:
         return _rows(self._table)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, EpisodeTable) and self._is_equal(other, ignored=())
+        return isinstance(other, EpisodeTable) and self._is_equal(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -132,7 +132,7 @@ class EpisodeTable:
 
     def has_equal_episodes(self, other: EpisodeTable) -> bool:
         """Return whether the same episodes were played, however and wherever that went."""
-        return self._is_equal(other, ignored=(*TIMING_COLUMNS, "output"))
+        return self._is_equal(other, TIMING_COLUMNS, ("output",))
 
     def __getitem__(self, column: str) -> NDArray[Any] | list[str]:
         """Return a column in episode order; a statistic that an episode has not is NaN there.
@@ -228,17 +228,22 @@ class EpisodeTable:
             raise OutputError(f"cannot read the episode table {path}: {error}") from error
         return made
 
-    def _is_equal(self, other: EpisodeTable, ignored: Sequence[str]) -> bool:
+    def _is_equal(
+        self,
+        other: EpisodeTable,
+        ignored_columns: Sequence[str] = (),
+        ignored_of_failures: Sequence[str] = (),
+    ) -> bool:
         """Compare column by column; a NaN is equal to a NaN, but not to a missing value."""
         import pyarrow.compute as pc
 
         names = {*self._table.column_names}
         if len(self) != len(other) or names != {*other._table.column_names}:
             return False
-        for name in names.difference(ignored):
+        for name in names.difference(ignored_columns):
             one, two = self._table.column(name), other._table.column(name)
             if name == _FAILURE_COLUMN:
-                parts = [field for field in _FAILURE_FIELDS if field not in ignored]
+                parts = [field for field in _FAILURE_FIELDS if field not in ignored_of_failures]
                 if not all(
                     pc.struct_field(one, part).equals(pc.struct_field(two, part)) for part in parts
                 ):
