@@ -200,14 +200,16 @@ class VideoFile:
         self._encode(encoded)
 
     def close(self) -> None:
-        """Finish the file and let it appear.
+        """Finish the file and let it appear. Without a frame there is none.
 
         Raises:
             OutputError: If it cannot be written.
         """
+        if self._stream is None:
+            self.discard()
+            return
         try:
-            if self._stream is not None:
-                self._encode(None)
+            self._encode(None)
             self._container.close()
             os.replace(self._temporary, self.path)
         except OSError as error:

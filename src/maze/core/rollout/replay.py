@@ -165,6 +165,8 @@ def replay_episode(
     if difference is not None and acted_by == "recording" and difference.whose == "policy":
         # It only did what was recorded: something else was asked of it.
         difference = replace(difference, whose="environment")
+    if difference is not None and difference.kind == "ending" and _was_stopped(episode):
+        difference = replace(difference, got="no end yet")
     return Replay(episode, row, acted_by, difference)
 
 
