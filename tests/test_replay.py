@@ -25,10 +25,10 @@ from maze.core.errors import ConfigError, OutputError
 from maze.core.rollout.difference import first_difference
 from maze.core.rollout.replay import play_episodes, replay_episode
 from maze.core.rollout.run_directory import RunDirectory
-from maze.core.rollout.setup import (
+from maze.core.rollout.setup import RunSetup
+from maze.core.rollout.trust import (
     TARGETS_OF_CONFIGS,
     WRAPPERS_OF_MAZE,
-    RunSetup,
     check_trust,
     what_would_be_imported,
 )

@@ -1,6 +1,8 @@
 """Maze runs a policy in an environment: ``maze.rollout`` plays, ``maze.load`` opens a recording.
 
-Importing this package loads nothing else; the two functions are imported when first used.
+``maze.resume`` completes or extends a recorded run, ``maze.verify`` checks it, and ``maze.replay``
+plays an episode again. Importing this package loads nothing else; the functions are imported when
+first used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from maze.version import __version__
 
 if TYPE_CHECKING:
-    from maze.api import load, rollout
+    from maze.api import load, replay, resume, rollout, verify
 
-__all__ = ["__version__", "load", "rollout"]
+__all__ = ["__version__", "load", "replay", "resume", "rollout", "verify"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("load", "rollout"):
+    if name in __all__:
         from maze import api
 
         return getattr(api, name)

@@ -22,7 +22,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -30,7 +30,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from maze.core.episode import EpisodeBatch, EpisodeRow, Failure, PartID, Parts
+from maze.core.episode import EpisodeBatch, EpisodeRow, PartID, Parts
+from maze.core.episode_table import read_failure
 from maze.core.errors import OutputError
 
 JOURNAL_FILE = "journal.jsonl"
@@ -44,8 +45,6 @@ _N_DIGITS = 16
 _START = len(_BEFORE) + _N_DIGITS + len(_AFTER)
 _LONGEST_LINE = 2**28
 """Bytes. A line holds the rows of some thousand episodes at most."""
-
-_FAILURE_FIELDS = frozenset(field.name for field in fields(Failure))
 
 
 def checksum_of(data: bytes | memoryview) -> str:
@@ -376,10 +375,7 @@ def columns_of(fields: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
             for statistics in columns["statistics"]
         ]
     columns["failure"] = [
-        None
-        if failure is None
-        else Failure(**{k: v for k, v in failure.items() if k in _FAILURE_FIELDS})
-        for failure in columns["failure"]
+        None if failure is None else read_failure(failure) for failure in columns["failure"]
     ]
     if {len(column) for column in columns.values()} != {len(columns["episode_index"])}:
         raise ValueError("its columns differ in length")

@@ -32,7 +32,8 @@ from maze.core.rollout.job import (
 from maze.core.rollout.play import AfterStep, break_off
 from maze.core.rollout.player import Player
 from maze.core.rollout.run_directory import RunDirectory
-from maze.core.rollout.setup import RunSetup, check_trust, is_path
+from maze.core.rollout.setup import RunSetup
+from maze.core.rollout.trust import check_trust, is_path
 from maze.core.trajectory.trajectory import StepTrajectory, Trajectory
 
 ActedBy: TypeAlias = Literal["recording", "policy"]

@@ -99,6 +99,8 @@ class RolloutResult:
     replay_command: str | None = None
     """What plays an episode of the run again, with ``{episode_index}`` where its index belongs.
     ``None`` if there is nothing to replay from."""
+    resume_command: str | None = None
+    """What plays the episodes that are missing; ``None`` if it cannot be told."""
     warnings: Sequence[str] = ()
     interrupted: bool = False
     """Whether the user stopped the run."""
@@ -367,6 +369,8 @@ def _facts(result: RolloutResult, separator: str) -> Iterator[_Fact]:
         yield _Fact("repeat with", given, is_copied=True)
     if result.output_directory:
         yield _Fact("output", str(result.output_directory), is_copied=True)
+    if result.n_missing and result.resume_command:
+        yield _Fact("go on with", result.resume_command, is_copied=True)
     for warning in result.warnings:
         yield _Fact("warning", warning, "yellow")
     for row in result.failures[:_N_FAILURES_SHOWN]:

@@ -18,7 +18,8 @@ from maze.core.rollout.job import EnvSource, PolicySource, WrapperSource
 from maze.core.rollout.result import RolloutResult
 from maze.core.rollout.rollout_runner import Resume
 from maze.core.rollout.run_directory import RunDirectory
-from maze.core.rollout.setup import GROUPS, RunSetup, check_trust
+from maze.core.rollout.setup import RunSetup
+from maze.core.rollout.trust import GROUPS, check_trust
 
 CHANGEABLE = (
     *("n_episodes", "n_processes", "n_lanes", "on_error", "max_failures", "max_attempts"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import shlex
 import sys
 from abc import ABC, abstractmethod
 from array import array
@@ -32,6 +33,7 @@ from maze.core.rollout.job import EnvRecipe, EnvSource, Job, PolicySource, Wrapp
 from maze.core.rollout.play import PlayOptions
 from maze.core.rollout.progress import Progress
 from maze.core.rollout.result import RolloutResult
+from maze.core.rollout.trust import can_be_rebuilt, what_would_be_imported
 from maze.core.seeding import EpisodePlan, Seeding
 from maze.core.sinks.ledger_sink import LedgerSink
 from maze.core.sinks.sink import Sink, Sinks
@@ -224,6 +226,8 @@ class RolloutRunner(ABC):
                 stopped_because="" if stopping is None else stopping.because,
                 env_name=env_name,
                 policy_name=policy_name,
+                n_steps_before=statistics.n_steps_before,
+                **_commands(directory, config),
             )
             with held_interrupts():
                 ledger.finish(result.to_json_dict())
@@ -336,6 +340,26 @@ class _Stopping:
         if self.row is None:
             return RunStoppedError(self.because, result)
         return _stopped(self.row, result)
+
+
+def _commands(directory: Path | None, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what to type for replaying an episode and for going on, if that is possible."""
+    if directory is None or not can_be_rebuilt(config):
+        return {}
+    path = shlex.quote(_near(directory))
+    trust = " --trust" if what_would_be_imported(config) else ""
+    return {
+        "replay_command": f"maze replay {path} --episode {{episode_index}} --pdb{trust}",
+        "resume_command": f"maze resume {path}{trust}",
+    }
+
+
+def _near(directory: Path) -> str:
+    """Return a path as it can be typed from here."""
+    try:
+        return str(directory.absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(directory)
 
 
 def _no_batches() -> Batches:
@@ -457,12 +481,25 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, gym.Env) and value.spec is not None:
-        return value.spec.id
+        return _plain_gym_env(value)
     if isinstance(value, type) or inspect.isroutine(value):
         return _plain_key(value)
     if " at 0x" in repr(value):  # An address says nothing.
         return _plain_key(type(value))
     return " ".join(repr(value).split())
+
+
+def _plain_gym_env(env: gym.Env[Any, Any]) -> Any:
+    """Describe an environment that was made from an id so that it can be made again."""
+    spec = env.spec
+    assert spec is not None
+    if spec.additional_wrappers:
+        return f"<{env}>"  # What the wrappers were given is not known.
+    arguments = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+    if not arguments:
+        return spec.id
+    target = "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env"
+    return {"_target_": target, "name": spec.id, "kwargs": _plain(arguments)}
 
 
 def _plain_key(key: Any) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder
+from maze.core.episode_table import EpisodeTable
 from maze.core.errors import MissingExtraError, OutputError, did_you_mean
 from maze.core.ledger.check import DamagedError, PieceFile, current_path, settle_layout
 from maze.core.ledger.data_files import event_file_name, layouts_of
@@ -73,10 +73,7 @@ class RunDirectory:
                     return table
             except OutputError as error:
                 warn(f"{error}; the journal is used in its place")
-        builder = EpisodeTableBuilder()
-        for columns in journal.batches:
-            builder.add_columns(columns)
-        return builder.build()
+        return EpisodeTable.from_batches(journal.batches)
 
     def _is_as_written(self, name: str) -> bool:
         """Return whether a file has the checksum that it was given at the end of the run."""

@@ -27,7 +27,8 @@ from maze.core.rollout.progress import Progress
 from maze.core.rollout.replay import is_dangerous, replay_episode
 from maze.core.rollout.rollout_runner import versions
 from maze.core.rollout.run_directory import RunDirectory
-from maze.core.rollout.setup import GROUPS, RunSetup, check_trust
+from maze.core.rollout.setup import RunSetup
+from maze.core.rollout.trust import GROUPS, check_trust
 from maze.core.sinks.ledger_sink import CONFIG_FILE, EPISODES_FILE, STATISTICS_FILE, file_checksum
 from maze.core.trajectory.digest import recorded_digest_in
 from maze.core.trajectory.trajectory import read_trajectory

@@ -238,7 +238,7 @@ class LedgerSink(Sink):
     def episode_table(self) -> EpisodeTable | Callable[[], EpisodeTable]:
         """Return the table of all finished episodes, or what reads it; to be called after close."""
         if self._directory is None:
-            return self._rows.build()
+            return self._rows.build
         path = self._directory / EPISODES_FILE
         return lambda: EpisodeTable.read_parquet(path)
 
