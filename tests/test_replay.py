@@ -637,6 +637,17 @@ def test_the_command_tells_of_a_difference(tmp_path, capsys):
     assert "it is the environment that did something else" in printed
 
 
+def draws_from_where_the_environment_does(observation: Any) -> int:
+    return int(np.random.randint(3))
+
+
+def test_the_policy_can_be_asked_again(tmp_path, capsys):
+    run = record(tmp_path, GlobalGeneratorsEnv, draws_from_where_the_environment_does)
+    arguments = ["replay", str(run.path), "--episode", "1", "--trust"]
+    assert call(*arguments) == 1
+    assert call(*arguments, "--ask-policy") == 0
+
+
 def test_what_cannot_be_shown_is_proven_all_the_same(tmp_path, capsys):
     run = record(tmp_path, TwoStepEnv)
     assert call("replay", str(run.path), "--episode", "1", "--trust") == 0

@@ -1,7 +1,9 @@
 """Filming recorded episodes after the fact: real videos, looked into with PyAV."""
 
+import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from functools import partial
 from pathlib import Path
@@ -257,6 +259,38 @@ def test_a_video_that_is_not_finished_leaves_nothing_and_keeps_what_was_there(tm
     with VideoRecorder(tmp_path) as recorder:
         recorder.after_step(env, EpisodeSpec(3, 1, 1), 0)
     assert len(frames(tmp_path / "episode_000003.mp4")) == 1
+
+
+class SlowlyDrawnEnv(DrawnEnv):
+    def render(self) -> Any:
+        time.sleep(0.01)
+        return super().render()
+
+
+def test_filming_that_is_interrupted_leaves_no_half_video(tmp_path):
+    run = record(tmp_path, SlowlyDrawnEnv, n_episodes=1)
+    config = (run.path / "config.yaml").read_text()
+    target = "env: {_target_: tests.test_video.SlowlyDrawnEnv, n_steps: 100000}"
+    config = config.replace("env: tests.test_video.SlowlyDrawnEnv", target)
+    config = config.replace("max_episode_steps: 50", "max_episode_steps: 0")
+    (run.path / "config.yaml").write_text(config)
+    (run.path / "trajectory_data" / "steps_0.arrow").unlink()  # The policy plays on and on.
+    with subprocess.Popen(
+        [sys.executable, "-m", "maze.cli.maze", "video", str(run.path), "--trust"],
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            while not list(run.path.glob("video/*.writing")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[1] == "interrupted\n"
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert names(run.path / "video") == []
 
 
 def test_an_episode_without_a_frame_leaves_no_video(tmp_path):

@@ -55,6 +55,12 @@ def add_parser(subparsers: Any) -> None:
         "--fps", metavar="N", type=frames_per_second, help="frames per second of the video"
     )
     parser.add_argument(
+        "--ask-policy",
+        action="store_true",
+        help="have the run's policy act, instead of taking the recorded actions; for an"
+        " environment and a policy that draw from the same global random generator, too",
+    )
+    parser.add_argument(
         "--beyond",
         action="store_true",
         help="play on where the episode ended its process or hung",
@@ -117,7 +123,11 @@ def _replay(
     from maze.core.rollout.rendering import VideoRecorder, has_display, without_display
     from maze.core.rollout.replay import replay_episode
 
-    options: dict[str, Any] = {"trust": arguments.trust, "beyond": arguments.beyond}
+    options: dict[str, Any] = {
+        "trust": arguments.trust,
+        "beyond": arguments.beyond,
+        "acted_by": "policy" if arguments.ask_policy else None,
+    }
     if debugger is not None:
         options |= {
             "around_env": debugger.around_env,

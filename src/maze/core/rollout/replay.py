@@ -383,7 +383,9 @@ class _UpTo(StructuredPolicy):
         self._policy, self._n_steps = policy, n_steps
 
     def start_episode(self, seed: int) -> tuple[Iterator[int], Any]:
-        return itertools.count(), self._policy.start_episode(seed)
+        # What hung before the first action may have hung here.
+        memory = self._policy.start_episode(seed) if self._n_steps else None
+        return itertools.count(), memory
 
     def act(
         self, observation: Observation, actor: ActorID, memory: Any, deterministic: bool
