@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import xxhash
@@ -46,8 +46,8 @@ from maze.core.episode import (
 from maze.core.errors import ConfigError, ContractError
 from maze.core.events.event import Event, Measurement, measure_events
 from maze.core.rollout.interrupts import is_from_outside
-from maze.core.trajectory.columns import LeafColumn, SpaceRecorder, StepColumns, part_steps
-from maze.core.trajectory.digest import EpisodeDigest
+from maze.core.trajectory.columns import SpaceRecorder, StepColumns, part_steps
+from maze.core.trajectory.digest import EpisodeDigest, digest_of
 
 AfterStep: TypeAlias = Callable[[StructuredEnv, EpisodeSpec, int], None]
 """Gets the environment, the spec that is played, and the number of sub-steps done."""
@@ -127,29 +127,57 @@ class _PolicyFailed(Exception):
     """Thrown into an episode whose policy raised; the cause is what it raised."""
 
 
-class _Collected:
-    """What there is of an episode that was not handed over yet, besides what recorders hold."""
+class _Recorders(NamedTuple):
+    """What is collected of the sub-steps of one step key until it is handed over."""
 
-    def __init__(self) -> None:
-        self.rewards: list[float] = []
-        self.events: list[tuple[int, Event]] = []
-        self.env_times: list[int] = []
-        # Of structured episodes: the number of rewards here when it was the actor's turn, and who.
-        self.steps_of: dict[StepKey, list[int]] = {}
-        self.agents_of: dict[StepKey, list[int]] = {}
+    observed: SpaceRecorder
+    acted: SpaceRecorder
+    # Of structured episodes, for each observation: the number of rewards there were since
+    # something was handed over, and who saw it.
+    n_rewards: list[int]
+    agent_ids: list[int]
 
-    def begin_sub_step(self, actor: ActorID) -> None:
-        step_key, agent_id = actor
-        self.steps_of.setdefault(step_key, []).append(len(self.rewards))
-        self.agents_of.setdefault(step_key, []).append(agent_id)
+    def columns(
+        self, n_rewards: int, first_step: int, is_structured: bool, *, without_last: bool = False
+    ) -> StepColumns:
+        """Return what was collected, and leave it here.
 
-    def clear(self) -> None:
-        # The same lists, since the loop holds on to them.
-        self.rewards.clear()
-        self.events.clear()
-        self.env_times.clear()
-        self.steps_of.clear()
-        self.agents_of.clear()
+        Args:
+            n_rewards: number of rewards, over all step keys.
+            first_step: number of sub-steps that were handed over.
+            is_structured: whether sub-steps have numbers.
+            without_last: whether to leave the last observation out.
+        """
+        observations = self.observed.columns(without_last=without_last)
+        actions = self.acted.columns()
+        if not is_structured:
+            return StepColumns(
+                observations,
+                actions,
+                observations[0].n if observations else n_rewards,
+                actions[0].n if actions else n_rewards,
+            )
+        n_observations = len(self.n_rewards) - without_last
+        steps = self.n_rewards[:n_observations]
+        return StepColumns(
+            observations,
+            actions,
+            observations[0].n if observations else n_observations,
+            actions[0].n if actions else sum(step < n_rewards for step in steps),
+            [first_step + step for step in steps] if first_step else steps,
+            self.agent_ids[:n_observations],
+        )
+
+    def forget(self, *, all_but_last: bool = False) -> None:
+        """Drop what was collected, but for the last observation if asked to."""
+        self.observed.forget(all_but_last=all_but_last)
+        self.acted.forget()
+        if all_but_last:
+            del self.agent_ids[:-1]
+            self.n_rewards[:] = [0]
+        else:
+            self.agent_ids.clear()
+            self.n_rewards.clear()
 
 
 class Lane:
@@ -209,9 +237,11 @@ class Lane:
             if self._generators is not None:
                 self._generators.restart()
             self._recorders = {
-                key: (
+                key: _Recorders(
                     SpaceRecorder(env.observation_spaces[key], "observation"),
                     SpaceRecorder(env.action_spaces[key], "action"),
+                    [],
+                    [],
                 )
                 for key in env.observation_spaces
             }
@@ -247,8 +277,9 @@ class Lane:
         # Reading the clock three times in each step would cost more than recording the step.
         is_timed = self._shares_process or spec.index % TIMED_EVERY == 0
         self.policy_seconds = 0.0
-        collected = _Collected()
-        rewards, events, env_times = collected.rewards, collected.events, collected.env_times
+        rewards: list[float] = []
+        events: list[tuple[int, Event]] = []
+        env_times: list[int] = []
         terminated: Any = False
         truncated: Any = False
         n_steps = first_step = 0
@@ -264,9 +295,8 @@ class Lane:
             if self._generators is not None:
                 self._generators.begin(spec.env_seed)
             if not self._is_clean:  # The last episode was abandoned.
-                for observed, acted in self._recorders.values():
-                    observed.take()
-                    acted.take()
+                for recorders in self._recorders.values():
+                    recorders.forget()
             self._is_clean = False
             pending = env.events
             pending.clear()
@@ -282,10 +312,13 @@ class Lane:
             structured = self._is_structured
             if structured:
                 self.actor = env.actor_id()
-                collected.begin_sub_step(self.actor)
-            observed, acted = self._recorders[self.actor.step_key]
+            step_key, agent_id = self.actor
+            observed, acted, n_rewards_at, agent_ids = self._recorders[step_key]
             record_observation, record_action = observed.record, acted.record
             record_observation(observation)
+            if structured:
+                n_rewards_at.append(0)
+                agent_ids.append(agent_id)
             if pending:
                 events.extend((0, event) for event in pending)
                 pending.clear()
@@ -295,7 +328,7 @@ class Lane:
                 env_seconds += clock() - before
             step, collect_reward = env.step, rewards.append
             part_end = self.part_steps
-            checkpoint = min(part_end, limit)
+            checkpoint = part_end if part_end < limit else limit
             while True:
                 place = "policy"
                 if is_timed:
@@ -317,10 +350,12 @@ class Lane:
                         pending.clear()
                     n_steps = env.env_time()
                     self.actor = env.actor_id()
-                    observed, acted = self._recorders[self.actor.step_key]
+                    step_key, agent_id = self.actor
+                    observed, acted, n_rewards_at, agent_ids = self._recorders[step_key]
                     record_observation, record_action = observed.record, acted.record
                     record_observation(observation)
-                    collected.begin_sub_step(self.actor)
+                    n_rewards_at.append(len(rewards))
+                    agent_ids.append(agent_id)
                 else:
                     if pending:
                         events.extend((n_steps, event) for event in pending)
@@ -338,10 +373,13 @@ class Lane:
                         break
                     if self.has_to_repeat():
                         return None
-                    sealed = self._seal(spec, collected, n_steps, handed_over)
+                    sealed = self._seal(spec, rewards, env_times, events, n_steps, handed_over)
                     if sealed is None:
                         break
                     handed_over, first_step = sealed, sealed.n_sub_steps
+                    rewards.clear()
+                    env_times.clear()
+                    events.clear()
                     before = clock()
                     yield None
                     started += clock() - before
@@ -360,7 +398,9 @@ class Lane:
             failure = _failure(place, first_step + len(rewards), error)
         return self._finish(
             spec=spec,
-            collected=collected,
+            rewards=rewards,
+            env_times=env_times,
+            events=events,
             handed_over=handed_over,
             part_end=part_end,
             terminated=bool(terminated),
@@ -380,7 +420,9 @@ class Lane:
     def _seal(
         self,
         spec: EpisodeSpec,
-        collected: _Collected,
+        rewards: list[float],
+        env_times: list[int],
+        events: list[tuple[int, Event]],
         n_steps: int,
         handed_over: HandedOver | None,
     ) -> HandedOver | None:
@@ -390,10 +432,10 @@ class Lane:
         the episode has to end. What that is will be found in the finished episode.
         """
         try:
-            rewards = _reward_column(collected.rewards)
+            reward_column = _reward_column(rewards)
         except (TypeError, OverflowError):
             return None
-        if not all(isinstance(event, Event) for _, event in collected.events):
+        if not all(isinstance(event, Event) for _, event in events):
             return None
         if handed_over is None:
             handed_over = HandedOver(secrets.randbits(31))
@@ -405,68 +447,34 @@ class Lane:
             first_step=handed_over.n_sub_steps,
             first_time=handed_over.n_times,
             n_steps=n_steps,
-            rewards=rewards,
-            env_times=list(collected.env_times) if self._is_structured else None,
+            rewards=reward_column,
+            env_times=list(env_times) if self._is_structured else None,
             columns={
-                key: self._step_columns(
-                    key,
-                    observed.columns(without_last=key == next_key),
-                    acted.columns(without_last=False),
-                    collected,
+                key: recorders.columns(
+                    len(rewards),
                     handed_over.n_sub_steps,
+                    self._is_structured,
                     without_last=key == next_key,
                 )
-                for key, (observed, acted) in self._recorders.items()
+                for key, recorders in self._recorders.items()
             },
-            events=list(collected.events),
+            events=list(events),
         )
         n_nan = self.check_part(part)
         if n_nan is None:
             return None
         handed_over.add(part, n_nan)
-        for key, (observed, acted) in self._recorders.items():
-            observed.forget(all_but_last=key == next_key)
-            acted.forget(all_but_last=False)
-        collected.clear()
-        if self._is_structured:
-            collected.begin_sub_step(self.actor)
+        for key, recorders in self._recorders.items():
+            recorders.forget(all_but_last=key == next_key)
         self.part = part
         return handed_over
-
-    def _step_columns(
-        self,
-        key: StepKey,
-        observations: tuple[LeafColumn, ...],
-        actions: tuple[LeafColumn, ...],
-        collected: _Collected,
-        first_step: int,
-        *,
-        without_last: bool = False,
-    ) -> StepColumns:
-        n_rewards = len(collected.rewards)
-        if not self._is_structured:
-            return StepColumns(
-                observations,
-                actions,
-                n_observations=observations[0].n if observations else n_rewards,
-                n_actions=actions[0].n if actions else n_rewards,
-            )
-        steps, agent_ids = collected.steps_of.get(key, []), collected.agents_of.get(key, [])
-        if without_last:
-            steps, agent_ids = steps[:-1], agent_ids[:-1]
-        return StepColumns(
-            observations,
-            actions,
-            n_observations=observations[0].n if observations else len(steps),
-            n_actions=actions[0].n if actions else sum(step < n_rewards for step in steps),
-            steps=[first_step + step for step in steps] if first_step else steps,
-            agent_ids=agent_ids,
-        )
 
     def _finish(
         self,
         spec: EpisodeSpec,
-        collected: _Collected,
+        rewards: list[float],
+        env_times: list[int],
+        events: list[tuple[int, Event]],
         handed_over: HandedOver | None,
         part_end: int,
         terminated: bool,
@@ -479,19 +487,14 @@ class Lane:
         is_timed: bool,
     ) -> Episode:
         columns: dict[StepKey, StepColumns] = {}
-        rewards, env_times = collected.rewards, None
         first_step = 0 if handed_over is None else handed_over.n_sub_steps
+        is_structured = self.env is not None and self._is_structured
         if self.env is not None:
-            for key, (observed, acted) in self._recorders.items():
-                columns[key] = self._step_columns(
-                    key, observed.take(), acted.take(), collected, first_step
-                )
+            for key, recorders in self._recorders.items():
+                columns[key] = recorders.columns(len(rewards), first_step, is_structured)
+                recorders.forget()
             self._is_clean = True
-            if self._is_structured:
-                env_times = collected.env_times
-        measured, events, event_failure = _measured(
-            collected.events, first_step + len(rewards), handed_over
-        )
+        measured, events, event_failure = _measured(events, first_step + len(rewards), handed_over)
         failure = failure or event_failure
         ending: Ending
         truncated_by: TruncatedBy = ""
@@ -520,7 +523,7 @@ class Lane:
             ending=ending,
             truncated_by=truncated_by,
             rewards=reward_column,
-            env_times=env_times,
+            env_times=env_times if is_structured else None,
             n_steps=n_steps,
             columns=columns,
             events=events,
@@ -609,9 +612,11 @@ def _digest(
         part_end: the structured step with which the next part would begin.
         handed_over: of the parts.
     """
+    if handed_over is None and n_steps < part_end:
+        return digest_of(columns, rewards)
     digest = EpisodeDigest() if handed_over is None else handed_over.digest.copy()
-    n_last = len(rewards) + (0 if handed_over is None else handed_over.n_sub_steps)
     if n_steps >= part_end:
+        n_last = len(rewards) + (0 if handed_over is None else handed_over.n_sub_steps)
         # The episode ended where a part ends: if there is an observation after that, it is the
         # next part's.
         last: dict[StepKey, StepColumns] = {}

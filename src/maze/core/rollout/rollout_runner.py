@@ -496,6 +496,9 @@ def _plain_gym_env(env: gym.Env[Any, Any]) -> Any:
     if spec.additional_wrappers:
         return f"<{env}>"  # What the wrappers were given is not known.
     arguments = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+    registered = gym.registry.get(spec.id)
+    if registered is not None and registered.max_episode_steps != spec.max_episode_steps:
+        arguments["max_episode_steps"] = spec.max_episode_steps
     if not arguments:
         return spec.id
     target = "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env"

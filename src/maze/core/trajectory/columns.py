@@ -217,19 +217,8 @@ class SpaceRecorder:
             _recorder(space, iter(self._collected)), space, role, self._collected
         )
 
-    def take(self) -> tuple[LeafColumn, ...]:
-        """Return what was recorded since the last call."""
-        taken = []
-        for leaf, collected, join in self._parts:
-            if join is None:
-                taken.append(LeafColumn(leaf, len(collected), b"", tuple(collected)))
-            else:
-                taken.append(LeafColumn(leaf, len(collected), join(collected), ()))
-            collected.clear()
-        return tuple(taken)
-
-    def columns(self, *, without_last: bool) -> tuple[LeafColumn, ...]:
-        """Return what ``take`` would, but leave it here, and the last value out if asked to."""
+    def columns(self, *, without_last: bool = False) -> tuple[LeafColumn, ...]:
+        """Return what was recorded since something was forgotten, but for the last if asked to."""
         columns = []
         for leaf, collected, join in self._parts:
             values = collected[:-1] if without_last else collected
@@ -239,10 +228,13 @@ class SpaceRecorder:
                 columns.append(LeafColumn(leaf, len(values), join(values), ()))
         return tuple(columns)
 
-    def forget(self, *, all_but_last: bool) -> None:
+    def forget(self, *, all_but_last: bool = False) -> None:
         """Drop what was recorded, but for the last value if asked to."""
         for collected in self._collected:
-            del collected[: -1 if all_but_last else None]
+            if all_but_last:
+                del collected[:-1]
+            else:
+                collected.clear()
 
 
 def _joiner(leaf: Leaf) -> Callable[[list[Any]], bytes] | None:

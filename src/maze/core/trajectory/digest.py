@@ -36,22 +36,14 @@ class EpisodeDigest:
     were and whose; the observations and the actions, leaf by leaf. Then come the part's rewards.
     """
 
+    __slots__ = ("_hash",)
+
     def __init__(self) -> None:
         self._hash = xxhash.xxh3_128()
 
     def update(self, columns: Mapping[StepKey, StepColumns], rewards: NDArray[np.float64]) -> None:
         """Take in the next part."""
-        update = self._hash.update
-        for key in columns if len(columns) == 1 else sorted(columns, key=_text):
-            part = columns[key]
-            if not part.n_observations:
-                continue
-            if part.steps is not None:
-                agent_ids = list(map(int, part.agent_ids or ()))
-                update(repr((_plain_key(key), list(part.steps), agent_ids)).encode())
-            for column in (*part.observations, *part.actions):
-                update(column.digest_data())
-        update(rewards.tobytes())
+        _update(self._hash, columns, rewards)
 
     def copy(self) -> EpisodeDigest:
         """Return a digest that goes on from here by itself."""
@@ -62,6 +54,28 @@ class EpisodeDigest:
     def hexdigest(self) -> str:
         """Return the digest of what was taken in so far: 32 hexadecimal digits."""
         return self._hash.hexdigest()
+
+
+def digest_of(columns: Mapping[StepKey, StepColumns], rewards: NDArray[np.float64]) -> str:
+    """Return the digest of an episode of a single part."""
+    digest = xxhash.xxh3_128()
+    _update(digest, columns, rewards)
+    return digest.hexdigest()
+
+
+def _update(
+    digest: xxhash.xxh3_128, columns: Mapping[StepKey, StepColumns], rewards: NDArray[np.float64]
+) -> None:
+    for key in columns if len(columns) == 1 else sorted(columns, key=_text):
+        part = columns[key]
+        if not part.n_observations:
+            continue
+        if part.steps is not None:
+            agent_ids = list(map(int, part.agent_ids or ()))
+            digest.update(repr((_plain_key(key), list(part.steps), agent_ids)).encode())
+        for column in (*part.observations, *part.actions):
+            digest.update(column.digest_data())
+    digest.update(rewards.tobytes())
 
 
 def _plain_key(key: StepKey) -> StepKey:
