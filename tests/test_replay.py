@@ -7,20 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from gymnasium import spaces
 
 import maze
 from maze.cli import maze as maze_command
 from maze.core.agent.policy import StructuredPolicy
-from maze.core.episode import EpisodeRow, Failure
-from maze.core.episode_table import EpisodeTable
+from maze.core.episode import Failure
 from maze.core.errors import ConfigError, OutputError
 from maze.core.rollout.difference import first_difference
 from maze.core.rollout.replay import play_episodes, replay_episode
@@ -42,7 +41,14 @@ from tests.envs import (
     raise_error,
 )
 from tests.policies import FailsThirdTime
-from tests.runs import numbered, open_run, parallel, sequential
+from tests.runs import (
+    numbered,
+    open_run,
+    parallel,
+    rewrite_journal,
+    sequential,
+    with_config,
+)
 
 PACKAGE = Path(maze.__file__).parent
 
@@ -298,9 +304,17 @@ def test_differences_are_found_between_two_played_episodes(tmp_path):
 
 def test_a_recording_that_was_changed_afterwards_is_found(tmp_path):
     run = record(tmp_path, WalkEnv)
-    rows = [row._replace(digest="0" * 32) for row in run.table]
-    EpisodeTable.from_rows(rows).write_parquet(run.path / "episodes.parquet")
-    replay = replay_episode(maze.load(run.path), 0, trust=True)
+
+    def change(fields: dict[str, Any]) -> dict[str, Any]:
+        if fields["kind"] == "episodes":
+            fields["digest"] = {"all": "0" * 32}
+        return fields
+
+    run = rewrite_journal(run.path, change)
+    with pytest.warns(UserWarning, match="does not fit its checksum"):
+        (run.path / "episodes.parquet").write_bytes(b"something else")
+        assert {row.digest for row in run.table} == {"0" * 32}
+    replay = replay_episode(run, 0, trust=True)
     assert replay.first_difference is not None
     assert replay.first_difference.kind == "digest"
 
@@ -338,13 +352,22 @@ def test_a_failed_episode_that_does_not_fail_any_more_is_said_to_differ(tmp_path
 
 
 def with_failure(run: RunDirectory, index: int, failure: Failure) -> RunDirectory:
-    rows = [_failed(row, failure) if row.episode_index == index else row for row in run.table]
-    EpisodeTable.from_rows(rows).write_parquet(run.path / "episodes.parquet")
-    return maze.load(run.path)
+    """Record that an episode failed, which was not recorded so."""
 
+    def change(fields: dict[str, Any]) -> dict[str, Any]:
+        if fields["kind"] != "episodes":
+            return fields if fields["kind"] != "finished" else {"kind": "sorted"}
+        n = len(fields["episode_index"])
+        values = {"ending": "failed", "digest": "", "failure": asdict(failure)}
+        for name, value in {**values, "error": str(failure)}.items():
+            column = fields[name]
+            column = [column["all"]] * n if isinstance(column, dict) else column
+            column[fields["episode_index"].index(index)] = value
+            fields[name] = column
+        return fields
 
-def _failed(row: EpisodeRow, failure: Failure) -> EpisodeRow:
-    return row._replace(ending="failed", digest="", failure=failure, error=str(failure))
+    (run.path / "episodes.parquet").unlink()
+    return rewrite_journal(run.path, change)
 
 
 class HangsEnv(FaultyEnv):
@@ -566,7 +589,7 @@ REPLAY, VIDEO = ("replay", "--episode", "0"), ("video", "--best", "1")
 def test_the_commands_import_nothing_that_came_with_the_directory(command, hostile, tmp_path):
     run = record(tmp_path, "CartPole-v1")
     (run.path / "canary.py").write_text("open('sang', 'w')")
-    (run.path / "config.yaml").write_text(yaml.safe_dump({**run.config, **hostile}))
+    with_config(run.path, hostile)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "maze.cli.maze", *command, "."],
         cwd=run.path,
@@ -583,7 +606,7 @@ def test_the_commands_import_nothing_that_came_with_the_directory(command, hosti
 def test_what_came_with_the_directory_is_imported_if_one_agrees(tmp_path):
     run = record(tmp_path, "CartPole-v1")
     (run.path / "canary.py").write_text("open('sang', 'w')")
-    (run.path / "config.yaml").write_text(yaml.safe_dump({**run.config, "env": "canary:x-v0"}))
+    with_config(run.path, {"env": "canary:x-v0"})
     command = ["-P", "-m", "maze.cli.maze", "video", ".", "--trust"]
     done = subprocess.run([sys.executable, *command], cwd=run.path, capture_output=True, text=True)
     assert "there is no environment 'canary:x-v0'" in done.stderr
@@ -598,7 +621,7 @@ def test_what_a_config_names_does_nothing_to_a_terminal():
 
 def test_recorded_actions_need_no_trust_in_the_policy(tmp_path):
     run = record(tmp_path, "CartPole-v1")
-    (run.path / "config.yaml").write_text(yaml.safe_dump({**run.config, "policy": "canary.act"}))
+    with_config(run.path, {"policy": "canary.act"})
     assert replay_episode(maze.load(run.path), 0).is_equal
 
 
@@ -810,3 +833,32 @@ def test_quitting_the_debugger_ends_the_replay(commands, debug):
     code, printed = debug("step", commands)
     assert code == 130
     assert "it is the recorded episode" not in printed
+
+
+# Long episodes, which are recorded in parts.
+
+
+class ShiftedOnceEnv(WalkEnv):
+    """A ``WalkEnv`` that observes something else at one step."""
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return (observation + np.float32(self.count == 70_000), *rest)
+
+
+@pytest.mark.parametrize("env", [partial(WalkEnv, 140_000), partial(TwoStepEnv, 66_000)])
+def test_a_long_episode_is_replayed_and_compared_as_a_whole(env, tmp_path):
+    maze.rollout(env, n_episodes=1, seed=1, output_dir=tmp_path)
+    run = maze.load(tmp_path)
+    assert run.journal is not None
+    assert any(entry.part_of is not None for entry in run.journal.entries)
+    replay = maze.replay(tmp_path, 0, env=env)
+    assert replay.is_equal
+    assert len(replay.episode.rewards) == len(run[0])
+
+
+def test_the_first_difference_is_found_in_any_part_of_a_long_episode(tmp_path):
+    maze.rollout(partial(WalkEnv, 140_000), n_episodes=1, seed=1, output_dir=tmp_path)
+    replay = maze.replay(tmp_path, 0, env=partial(ShiftedOnceEnv, 140_000))
+    assert replay.first_difference is not None
+    assert (replay.first_difference.kind, replay.first_difference.step) == ("observation", 70_000)

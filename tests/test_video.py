@@ -21,7 +21,7 @@ from maze.core.rollout.run_directory import RunDirectory
 from maze.core.seeding import EpisodeSpec
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
 from tests.envs import TwoStepEnv, WalkEnv, raise_error
-from tests.runs import numbered, open_run, sequential
+from tests.runs import numbered, open_run, sequential, with_config
 
 av = pytest.importorskip("av")
 
@@ -161,15 +161,8 @@ def test_a_replay_can_be_a_gif(tmp_path):
 
 def test_what_was_not_recorded_so_is_said_so(tmp_path, capsys):
     run = record(tmp_path, partial(DrawnEnv, n_steps=5))
-    config = run.path / "config.yaml"
-    text = config.read_text()
-    assert "functools.partial" in text
-    changed = "\n".join(
-        "env: tests.test_video.DrawnEnv" if "functools.partial" in line else line
-        for line in text.splitlines()
-        if not line.startswith("  n_steps")
-    )
-    config.write_text(changed)
+    assert "functools.partial" in run.config["env"]
+    run = with_config(run.path, {"env": "tests.test_video.DrawnEnv"})
     assert film(run, "--episode", "0", "--trust") == 1
     assert "it differs from the recorded episode. ending at step 5" in capsys.readouterr().out
 
@@ -269,11 +262,9 @@ class SlowlyDrawnEnv(DrawnEnv):
 
 def test_filming_that_is_interrupted_leaves_no_half_video(tmp_path):
     run = record(tmp_path, SlowlyDrawnEnv, n_episodes=1)
-    config = (run.path / "config.yaml").read_text()
-    target = "env: {_target_: tests.test_video.SlowlyDrawnEnv, n_steps: 100000}"
-    config = config.replace("env: tests.test_video.SlowlyDrawnEnv", target)
-    config = config.replace("max_episode_steps: 50", "max_episode_steps: 0")
-    (run.path / "config.yaml").write_text(config)
+    endless = {"_target_": "tests.test_video.SlowlyDrawnEnv", "n_steps": 100_000}
+    runner = {**run.config["runner"], "max_episode_steps": 0}
+    run = with_config(run.path, {"env": endless, "runner": runner})
     (run.path / "trajectory_data" / "steps_0.arrow").unlink()  # The policy plays on and on.
     with subprocess.Popen(
         [sys.executable, "-m", "maze.cli.maze", "video", str(run.path), "--trust"],

@@ -132,6 +132,7 @@ class Player:
         *,
         attempts: Mapping[int, int] | None = None,
         on_end: Callable[[Episode], None] | None = None,
+        on_part: Callable[[EpisodePart], None] | None = None,
     ) -> Iterator[EpisodeBatch]:
         """Play specs until there are no more, see ``drive``, and yield them in batches.
 
@@ -141,6 +142,7 @@ class Player:
             next_spec: see ``drive``.
             attempts: how often an episode was started, if not once, by its index.
             on_end: called with each episode when it has ended.
+            on_part: called with each part of a long one before that.
         """
         self._attempts = {} if attempts is None else attempts  # It fills while we play.
         n_steps = n_bytes = 0
@@ -150,6 +152,8 @@ class Player:
         ):
             has_failed = False
             if isinstance(played, EpisodePart):
+                if on_part is not None:
+                    on_part(played)
                 yield self._encode_part(played)
                 if self._is_interrupted:
                     raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 from maze.core.agent.policy import StructuredPolicy
 from maze.core.env.structured_env import Action, ActorID, Observation, StepKey, StructuredEnv
-from maze.core.episode import Episode, EpisodeRow, EpisodeSpec
+from maze.core.episode import Episode, EpisodePart, EpisodeRow, EpisodeSpec
 from maze.core.errors import ConfigError, OutputError
 from maze.core.rollout.difference import Difference, data_difference, first_difference
 from maze.core.rollout.job import (
@@ -34,6 +34,7 @@ from maze.core.rollout.player import Player
 from maze.core.rollout.run_directory import RunDirectory
 from maze.core.rollout.setup import RunSetup
 from maze.core.rollout.trust import check_trust, is_path
+from maze.core.trajectory.columns import StepColumns, join_columns
 from maze.core.trajectory.trajectory import StepTrajectory, Trajectory
 
 ActedBy: TypeAlias = Literal["recording", "policy"]
@@ -184,15 +185,24 @@ def play_episodes(
     """
     remaining = iter(specs)
     played: dict[int, Episode] = {}
+    parts: dict[int, list[EpisodePart]] = {}
 
     def keep(episode: Episode) -> None:
         played[episode.spec.index] = episode
 
+    def keep_part(part: EpisodePart) -> None:
+        of_episode = parts.setdefault(part.spec.index, [])
+        if part.part_id.number == 0:
+            of_episode.clear()  # It was begun again.
+        of_episode.append(part)
+
     player = Player(job, after_step=after_step, render_mode=render_mode, seeds_always=True)
     with player:
-        for batch in player.play(lambda _: next(remaining, None), on_end=keep):
+        batches = player.play(lambda _: next(remaining, None), on_end=keep, on_part=keep_part)
+        for batch in batches:
             for row in batch.rows:
-                yield _as_checked(played.pop(row.episode_index), row)
+                episode = _as_checked(played.pop(row.episode_index), row)
+                yield _whole(episode, parts.pop(row.episode_index, []))
 
 
 def recorded_row(run: RunDirectory, episode_index: int) -> EpisodeRow:
@@ -402,6 +412,28 @@ def _as_checked(episode: Episode, row: EpisodeRow) -> Episode:
     if failure is not None and failure != episode.failure:
         episode = break_off(episode, failure, with_action=failure.place == "policy")
     return episode._replace(n_nan=row.n_nan)
+
+
+def _whole(episode: Episode, parts: Sequence[EpisodePart]) -> Episode:
+    """Return an episode with the data that it had handed over in parts."""
+    if episode.handed_over is None:
+        return episode
+    pieces: list[EpisodePart | Episode] = [*parts, episode]
+    columns: dict[StepKey, StepColumns] = {}
+    for key in dict.fromkeys(key for piece in pieces for key in piece.columns):
+        columns[key] = join_columns(
+            [piece.columns[key] for piece in pieces if key in piece.columns]
+        )
+    env_times = None
+    if episode.env_times is not None:
+        env_times = [time for piece in pieces for time in piece.env_times or ()]
+    return episode._replace(
+        rewards=np.concatenate([piece.rewards for piece in pieces]),
+        env_times=env_times,
+        columns=columns,
+        events=[event for piece in pieces for event in piece.events],
+        handed_over=None,
+    )
 
 
 # Recorded actions.

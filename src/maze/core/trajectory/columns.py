@@ -140,6 +140,32 @@ class StepColumns(NamedTuple):
         return self.first(n_observations, n_actions)
 
 
+def join_columns(parts: Sequence[StepColumns]) -> StepColumns:
+    """Return the columns of consecutive parts of an episode as those of one."""
+    first = parts[0]
+    is_flat = first.steps is None
+    return StepColumns(
+        observations=_join_leaves([part.observations for part in parts]),
+        actions=_join_leaves([part.actions for part in parts]),
+        n_observations=sum(part.n_observations for part in parts),
+        n_actions=sum(part.n_actions for part in parts),
+        steps=None if is_flat else [step for part in parts for step in part.steps or ()],
+        agent_ids=None if is_flat else [i for part in parts for i in part.agent_ids or ()],
+    )
+
+
+def _join_leaves(parts: Sequence[tuple[LeafColumn, ...]]) -> tuple[LeafColumn, ...]:
+    return tuple(
+        LeafColumn(
+            columns[0].leaf,
+            sum(column.n for column in columns),
+            b"".join(column.data for column in columns),
+            tuple(value for column in columns for value in column.values),
+        )
+        for columns in zip(*parts, strict=True)
+    )
+
+
 class Offence(NamedTuple):
     """The first value of a column that does not belong there."""
 
