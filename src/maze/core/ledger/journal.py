@@ -21,6 +21,7 @@ import base64
 import json
 import math
 import os
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ class Piece(NamedTuple):
     length: int
     """Bytes."""
     checksum: str
-    sizes: tuple[int, ...] = ()
+    sizes: Sequence[int] = ()
     """For event logs: the bytes of each episode of the batch. The log is put into episode order
     at the end of a run, and the pieces are found again by these."""
 
@@ -207,7 +208,7 @@ def _entry(offset: int, length: int, fields: Mapping[str, Any]) -> Entry:
     pieces: dict[str, Piece] = {}
     for name, (start, n_bytes, checksum, *sizes) in fields.get("files", {}).items():
         _check_name(name)
-        of_each = tuple(map(int, sizes[0])) if sizes else ()
+        of_each = array("q", sizes[0]) if sizes else ()
         piece = Piece(int(start), int(n_bytes), str(checksum), of_each)
         n_episodes = len(indices) if part_of is None else 1
         if name.startswith(EVENT_FOLDER) and (
@@ -291,7 +292,7 @@ class JournalWriter:
     def write_batch(self, batch: EpisodeBatch, pieces: Mapping[str, Piece]) -> None:
         """Append the line for episodes, or for a part of one, whose data was written."""
         files = {
-            name: [piece.offset, piece.length, piece.checksum, *([piece.sizes] * bool(piece.sizes))]
+            name: [piece.offset, piece.length, piece.checksum, *([tuple(piece.sizes)] if piece.sizes else [])]
             for name, piece in pieces.items()
         }
         if batch.part_of is not None:

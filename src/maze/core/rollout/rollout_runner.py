@@ -202,7 +202,9 @@ class RolloutRunner(ABC):
                 interrupted = True
             finally:
                 batches.close()
-                with held_interrupts():
+                # Who interrupts for the second time does not want to wait for this either: the
+                # journal has everything, and what is made of it can be made later.
+                with contextlib.nullcontext() if interrupted else held_interrupts():
                     sinks.close()
             env_name, policy_name = _names(config)
             result = RolloutResult(
@@ -229,7 +231,7 @@ class RolloutRunner(ABC):
                 n_steps_before=statistics.n_steps_before,
                 **_commands(directory, config),
             )
-            with held_interrupts():
+            with contextlib.nullcontext() if interrupted else held_interrupts():
                 ledger.finish(result.to_json_dict())
         if stopping is not None:
             raise stopping.error(result)
