@@ -44,7 +44,7 @@ FORMAT_VERSION = 1
 _BEFORE, _AFTER = b'{"checksum": "', b'", '
 _N_DIGITS = 16
 _START = len(_BEFORE) + _N_DIGITS + len(_AFTER)
-_LONGEST_LINE = 2**28
+_LONGEST_LINE = 2**26
 """Bytes. A line holds the rows of some thousand episodes at most."""
 
 
@@ -147,6 +147,12 @@ class Journal:
             if isinstance(line.get("config"), dict):
                 return dict(line["config"])
         return {}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of libraries with which the run was begun."""
+        versions = self.run.get("versions")
+        return {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}
 
     @property
     def n_requested(self) -> int | None:
@@ -292,7 +298,12 @@ class JournalWriter:
     def write_batch(self, batch: EpisodeBatch, pieces: Mapping[str, Piece]) -> None:
         """Append the line for episodes, or for a part of one, whose data was written."""
         files = {
-            name: [piece.offset, piece.length, piece.checksum, *([tuple(piece.sizes)] if piece.sizes else [])]
+            name: [
+                piece.offset,
+                piece.length,
+                piece.checksum,
+                *([tuple(piece.sizes)] if piece.sizes else []),
+            ]
             for name, piece in pieces.items()
         }
         if batch.part_of is not None:
@@ -378,11 +389,34 @@ def columns_of(fields: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     columns["failure"] = [
         None if failure is None else read_failure(failure) for failure in columns["failure"]
     ]
-    if {len(column) for column in columns.values()} != {len(columns["episode_index"])}:
-        raise ValueError("its columns differ in length")
     for name in ("zero_statistics", "warnings"):
         columns[name] = fields.get(name, ())
+    _check_columns(columns)
     return columns
+
+
+_INTEGERS = ("episode_index", "env_seed", "agent_seed", "n_steps", "attempts", "n_nan")
+_NUMBERS = ("episode_return", "seconds")
+_TEXTS = ("episode_id", "ending", "truncated_by", "digest", "error")
+
+
+def _check_columns(columns: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse what no writer of ours has written."""
+    if {len(columns[name]) for name in EpisodeRow._fields} != {len(columns["episode_index"])}:
+        raise ValueError("its columns differ in length")
+    for name in _INTEGERS:
+        column = columns[name]
+        if not {int}.issuperset(map(type, column)) or not 0 <= min(column) <= max(column) < 2**63:
+            raise ValueError(f"{name} holds something else than numbers that count")
+    numbers = [value for statistics in columns["statistics"] for value in statistics.values()]
+    for column in (*(columns[name] for name in _NUMBERS), numbers):
+        if not {int, float}.issuperset(map(type, column)):
+            raise ValueError("there is something else where numbers should be")
+    for name in (*_TEXTS, "zero_statistics", "warnings"):
+        if not {str}.issuperset(map(type, columns[name])):
+            raise ValueError(f"{name} holds something else than texts")
+    if not {"terminated", "truncated", "failed"}.issuperset(columns["ending"]):
+        raise ValueError("there is an ending that is none")
 
 
 def _expanded(fields: Mapping[str, Any], name: str) -> Sequence[Any]:

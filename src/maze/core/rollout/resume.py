@@ -17,7 +17,7 @@ from maze.core.factory import TARGET, unknown_option
 from maze.core.rollout.job import EnvSource, PolicySource, WrapperSource
 from maze.core.rollout.result import RolloutResult
 from maze.core.rollout.rollout_runner import Resume
-from maze.core.rollout.run_directory import RunDirectory
+from maze.core.rollout.run_directory import RunDirectory, read_config
 from maze.core.rollout.setup import RunSetup
 from maze.core.rollout.trust import GROUPS, check_trust
 
@@ -130,15 +130,11 @@ def changed_config(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> d
 
 def _edits(path: Path, recorded: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield what somebody has changed in ``config.yaml``: option, old and new value."""
-    import yaml
-
     try:
-        edited = yaml.safe_load(path.read_text(encoding="utf-8"))
-        edited = json.loads(json.dumps(edited, default=str))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        edited = json.loads(json.dumps(read_config(path), default=str))
+    except (OutputError, ValueError, RecursionError):
         return  # It is written anew from the journal.
-    if isinstance(edited, Mapping):
-        yield from differences(recorded, edited)
+    yield from differences(recorded, edited)
 
 
 def differences(

@@ -393,7 +393,7 @@ def _left_to_play(
     if recovered.forgotten:
         of_damage = [str(one) for one in recovered.damage if not one.is_unfinished]
         warnings.extend(f"damaged, and played again: {text}" for text in of_damage[:5])
-    before, now = recovered.journal.run.get("versions", {}), versions()
+    before, now = recovered.journal.versions, versions()
     changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name in before]
     changed = [text for text in changed if len({*text.split(" ", 1)[1].split(" -> ")}) > 1]
     if changed and len(recorded) < len(plan):

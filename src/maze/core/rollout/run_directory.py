@@ -29,6 +29,9 @@ from maze.core.sinks.ledger_sink import (
 from maze.core.trajectory.digest import recorded_digest_in
 from maze.core.trajectory.trajectory import StepsStream, Trajectory, open_streams, read_trajectory
 
+_LARGEST_CONFIG = 10**8
+"""Characters, and values."""
+
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
@@ -73,7 +76,10 @@ class RunDirectory:
                     return table
             except OutputError as error:
                 warn(f"{error}; the journal is used in its place")
-        return EpisodeTable.from_batches(journal.batches)
+        try:
+            return EpisodeTable.from_batches(journal.batches)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise OutputError(f"{journal.path} cannot be understood: {error}") from error
 
     def _is_as_written(self, name: str) -> bool:
         """Return whether a file has the checksum that it was given at the end of the run."""
@@ -102,14 +108,7 @@ class RunDirectory:
         """The configuration of the run, as ``config.yaml`` shows it."""
         if self.journal is not None and self.journal.config:
             return self.journal.config
-        import yaml
-
-        try:
-            with (self.path / CONFIG_FILE).open(encoding="utf-8") as file:
-                config = yaml.safe_load(file)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise OutputError(f"{self.path / CONFIG_FILE} cannot be read: {error}") from error
-        return config if isinstance(config, dict) else {}
+        return read_config(self.path / CONFIG_FILE)
 
     @cached_property
     def statistics(self) -> dict[str, Any]:
@@ -245,6 +244,40 @@ class RunDirectory:
     def streams(self) -> list[StepsStream]:
         """The trajectory files, one for each step key, as far as they can be understood."""
         return open_streams(self.path, self.journal)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a ``config.yaml``. Nothing that it names is imported or made.
+
+    Raises:
+        OutputError: If it cannot be read, or is larger than any config.
+    """
+    import yaml
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST_CONFIG + 1)
+        if len(text) > _LARGEST_CONFIG:
+            raise ValueError("it is too large")
+        config = yaml.safe_load(text)
+        _check_size(config)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise OutputError(f"{path} cannot be read: {error}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _check_size(value: Any) -> None:
+    """Refuse what a few lines of YAML can stand for: lists of lists of the same list, and so on."""
+    n_values, to_visit = 0, [value]
+    while to_visit:
+        visited = to_visit.pop()
+        n_values += 1
+        if n_values > _LARGEST_CONFIG:
+            raise ValueError("it stands for too many values")
+        if isinstance(visited, dict):
+            to_visit.extend(visited.values())
+        elif isinstance(visited, list | tuple):
+            to_visit.extend(visited)
 
 
 def warn(text: str) -> None:

@@ -198,7 +198,7 @@ def verify_run(
         check_trust(run.config, trust, [group for group in GROUPS if given.get(group) is None])
         replayable = [index for index in chosen if not is_dangerous(table.row(index))]
         deviations = _played_again(run, replayable, given, n_processes, trust, show_progress)
-    before = {} if run.journal is None else run.journal.run.get("versions", {})
+    before = {} if run.journal is None else run.journal.versions
     now = versions()
     n_requested = None if run.journal is None else run.journal.n_requested
     return Verification(

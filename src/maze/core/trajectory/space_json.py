@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from maze.core.errors import SpaceError
+
+_MOST_ELEMENTS = 2**24
+"""In an observation or action: 128 MiB of the widest numbers."""
 
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -62,7 +66,32 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
 
 
 def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
-    """Build the space that ``space_to_json`` described."""
+    """Build the space that ``space_to_json`` described.
+
+    Raises:
+        SpaceError: If it is larger than any that could have been recorded, or is unknown.
+        KeyError, TypeError, ValueError: If it is no such description.
+    """
+    if _n_elements(description) > _MOST_ELEMENTS:
+        raise SpaceError("a recording says that its space is larger than any could be")
+    return _space_from_json(description)
+
+
+def _n_elements(description: dict[str, Any]) -> int:
+    """Return how many numbers the bounds of a space hold. They need not stand in the file."""
+    n_elements, to_visit = 0, [description]
+    while to_visit:
+        space = to_visit.pop()
+        if "shape" in space:
+            n_elements += math.prod(abs(int(size)) for size in space["shape"])
+        keys = ("space", "node_space", "edge_space")
+        to_visit.extend(space[key] for key in keys if space.get(key) is not None)
+        inner = space.get("spaces", ())
+        to_visit.extend(pair[1] if isinstance(pair, list) else pair for pair in inner)
+    return n_elements
+
+
+def _space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
     kind = description["type"]
     if kind == "Box":
         dtype, shape = np.dtype(description["dtype"]), tuple(description["shape"])
@@ -85,18 +114,18 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
             charset=description["characters"],
         )
     if kind == "Dict":
-        return spaces.Dict({key: space_from_json(child) for key, child in description["spaces"]})
+        return spaces.Dict({key: _space_from_json(child) for key, child in description["spaces"]})
     if kind == "Tuple":
-        return spaces.Tuple([space_from_json(child) for child in description["spaces"]])
+        return spaces.Tuple([_space_from_json(child) for child in description["spaces"]])
     if kind == "OneOf":
-        return spaces.OneOf([space_from_json(child) for child in description["spaces"]])
+        return spaces.OneOf([_space_from_json(child) for child in description["spaces"]])
     if kind == "Sequence":
-        return spaces.Sequence(space_from_json(description["space"]), stack=description["stack"])
+        return spaces.Sequence(_space_from_json(description["space"]), stack=description["stack"])
     if kind == "Graph":
         edge = description["edge_space"]
         return spaces.Graph(
-            space_from_json(description["node_space"]),
-            None if edge is None else space_from_json(edge),
+            _space_from_json(description["node_space"]),
+            None if edge is None else _space_from_json(edge),
         )
     raise SpaceError(
         f"unknown space type {kind!r} in a recording; it needs a newer version of Maze"

@@ -276,6 +276,14 @@ class StepsStream:
         table = self.rows(episode_index)
         if table is None:
             return None
+        try:
+            return self._steps(table)
+        except (pa.ArrowException, *_MALFORMED) as error:
+            raise OutputError(
+                f"the data of episode {episode_index} in {self.path} cannot be understood: {error}"
+            ) from error
+
+    def _steps(self, table: pa.Table) -> StepTrajectory:
         rewards = table.column("reward").drop_null().to_numpy()
         n_actions = table.num_rows
         if self._action_leaves:
