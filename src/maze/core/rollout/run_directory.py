@@ -30,7 +30,9 @@ from maze.core.trajectory.digest import recorded_digest_in
 from maze.core.trajectory.trajectory import StepsStream, Trajectory, open_streams, read_trajectory
 
 _LARGEST_CONFIG = 10**8
-"""Characters, and values."""
+"""Characters."""
+_VALUES_A_CHARACTER = 4
+"""Without references to what stands elsewhere in the file, there is less than one."""
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -260,19 +262,19 @@ def read_config(path: Path) -> dict[str, Any]:
         if len(text) > _LARGEST_CONFIG:
             raise ValueError("it is too large")
         config = yaml.safe_load(text)
-        _check_size(config)
+        _check_size(config, 1000 + _VALUES_A_CHARACTER * len(text))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise OutputError(f"{path} cannot be read: {error}") from error
     return config if isinstance(config, dict) else {}
 
 
-def _check_size(value: Any) -> None:
+def _check_size(value: Any, limit: int) -> None:
     """Refuse what a few lines of YAML can stand for: lists of lists of the same list, and so on."""
     n_values, to_visit = 0, [value]
     while to_visit:
         visited = to_visit.pop()
         n_values += 1
-        if n_values > _LARGEST_CONFIG:
+        if n_values > limit:
             raise ValueError("it stands for too many values")
         if isinstance(visited, dict):
             to_visit.extend(visited.values())
