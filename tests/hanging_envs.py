@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,21 +161,24 @@ def _resident_megabytes() -> float:
 
 
 class BigEnv(WalkEnv):
-    """Says which episode it has begun; a batch of two of its episodes does not fit a pipe."""
+    """Says which episode it has begun. An observation is larger than what fits a pipe."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(n_steps=5)
-        self.directory = directory
+    def __init__(self, directory: Path, n_steps: Sequence[int], seconds: float = 0.0) -> None:
+        super().__init__()
+        self.directory, self.n_steps_of, self.seconds = directory, n_steps, seconds
         self.observation_space = spaces.Box(0.0, 1.0, (200_000,), np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        assert seed is not None
         (self.directory / f"began_{seed}").touch()
+        self.n_steps = self.n_steps_of[seed]
         super().reset(seed=seed)
         return self._observe(), {}
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        time.sleep(self.seconds)
         _, reward, terminated, truncated, info = super().step(action)
         return self._observe(), reward, terminated, truncated, info
 

@@ -226,14 +226,19 @@ def test_a_machine_that_slept_is_no_fault_of_an_episode_either(tmp_path):
 
 
 def test_a_consumer_that_takes_its_time_is_no_fault_of_an_episode(tmp_path):
-    # Batches do not fit the pipe, so the workers wait in the middle of the run.
-    runner = parallel(n_episodes=8, step_timeout_s=0.5, episode_timeout_s=0.5, n_lanes=2)
-    job = runner._job(partial(BigEnv, tmp_path), None, None, {}, tmp_path / "run")
+    # While nobody takes episode 3, which does not fit the pipe, its worker cannot go on with 4.
+    runner = parallel(
+        n_processes=1, n_episodes=16, n_lanes=2, step_timeout_s=2, episode_timeout_s=2
+    )
+    env = partial(BigEnv, tmp_path, n_steps=(5, 6, 5, 8, 20, *[1] * 11), seconds=0.03)
+    job = runner._job(env, None, None, {}, tmp_path / "run")
     rows: list[EpisodeRow] = []
-    for batch in runner.episodes(job, numbered(8).resolved().plan(8)):
+    for batch in runner.episodes(job, numbered(16).resolved().plan(16)):
         rows += batch.rows
-        time.sleep(0.7 if len(rows) < 5 else 0.0)
-    assert [row.ending for row in rows] == ["terminated"] * 8
+        if len(rows) == 3:
+            assert [row.episode_index for row in rows] == [0, 1, 2]
+            time.sleep(2.5)
+    assert [row.ending for row in rows] == ["terminated"] * 16
     assert {row.attempts for row in rows} == {1}
 
 
@@ -267,7 +272,7 @@ def test_a_construction_that_takes_longer_than_an_episode_may_is_fine(tmp_path):
     class SlowToBuildEnv(FaultyEnv):
         def __init__(self):
             super().__init__(raise_error, {4})
-            time.sleep(0.6)
+            time.sleep(1.0)
 
     result = parallel(
         n_processes=1, step_timeout_s=0.5, episode_timeout_s=0.5, **UNRECORDED
@@ -516,7 +521,7 @@ def test_an_exception_of_any_kind_in_the_constructor_is_told(where, tmp_path):
 
 def test_workers_wait_for_a_consumer_that_is_slow(tmp_path):
     runner = parallel(n_episodes=100)
-    job = runner._job(partial(BigEnv, tmp_path), None, None, {}, tmp_path / "run")
+    job = runner._job(partial(BigEnv, tmp_path, (5,) * 100), None, None, {}, tmp_path / "run")
     batches = runner.episodes(job, numbered(100).resolved().plan(100))
     n_taken = sum(len(next(batches).rows) for _ in range(2))
 
