@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import maze
@@ -62,6 +62,24 @@ from tests.runs import SEEDING, Content, assert_equal, content, is_same, plain
 from tests.test_laws import several_examples, some_spaces, structured_envs
 
 ONE_PART = 10**9
+
+
+def in_several_examples(plays: Sequence[Any]) -> Callable[[Any], Any]:
+    """Try some plays, in parts of two steps, besides those that are drawn."""
+
+    def decorate(test: Any) -> Any:
+        for play_of in plays:
+            test = example(
+                play_of=play_of,
+                steps_in_part=2,
+                n_lanes=1,
+                max_episode_steps=0,
+                on_nan="fail",
+                on_out_of_space="fail",
+            )(test)
+        return test
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -282,7 +300,8 @@ def spoiled_plays(draw):
         st.just(ActorID("a", 0)) if is_flat else actors,
         st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0, 1e308]),
         st.integers(0, 2),
-        ends_step=st.just(True) if is_flat else st.booleans(),
+        # As many environment times as it says: some environments leave times out.
+        ends_step=st.just(True) if is_flat else st.sampled_from([False, True, 5]),
     )
     script = draw(st.lists(turns, min_size=1, max_size=12))
     steps = st.integers(RESET, len(script) - 1)
@@ -292,7 +311,30 @@ def spoiled_plays(draw):
     return env, SpoilingPolicy(env.action_spaces, policy_spoils)
 
 
+def spoiled_play(
+    ends: Sequence[int], env_spoils: Mapping[int, str], policy_spoils: Mapping[int, str]
+) -> Any:
+    is_flat = set(ends) == {1}
+    script = [
+        Turn(ActorID("a", 0 if is_flat else i % 2), 1.0, 1, ends_step=end)  # type: ignore[arg-type]
+        for i, end in enumerate(ends)
+    ]
+    env = SpoiledEnv(script, False, env_spoils, is_flat)
+    return env, SpoilingPolicy(env.action_spaces, policy_spoils)
+
+
+# Mostly, what is wrong at the end of a part, and what comes after it if that is noticed later.
+AT_THE_END_OF_A_PART = [
+    spoiled_play([1] * 6, {1: "nan_reward"}, {2: "outside"}),
+    spoiled_play([1] * 6, {1: "nan_reward", 2: "nan_observation"}, {}),
+    spoiled_play([0, 1] * 4, {3: "nan_reward", 4: "sized_event"}, {}),
+    spoiled_play([0, 1] * 4, {}, {4: "outside"}),
+    spoiled_play([3, 1, 1, 0, 2, 5, 1], {}, {}),  # Times that are left out.
+]
+
+
 @several_examples
+@in_several_examples(AT_THE_END_OF_A_PART)
 @given(
     play_of=spoiled_plays(),
     steps_in_part=st.integers(1, 4),
@@ -550,7 +592,6 @@ def test_statistics_of_events_are_of_the_whole_episode(tmp_path):
             "Sized.total/reset": 0.5,
             "Sized.largest": 9.0,
         }
-        assert row.episode_return == 1.0  # which a sum of ten times 0.1 is if rounded once
     log = played.events["Sized.tsv"].decode().splitlines()
     assert [line.split("\t")[1:] for line in log[1:6]] == [
         ["0", "reset", "0.5"],
@@ -561,6 +602,13 @@ def test_statistics_of_events_are_of_the_whole_episode(tmp_path):
     ]
     times = [line.split("\t")[1] for line in played.events["Reward.tsv"].decode().splitlines()]
     assert times == ["env_time", *2 * [str(time) for time in range(10)]]
+
+
+def test_the_return_is_rounded_once(tmp_path):
+    rewards = [1e16, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]  # Each 1 alone would get lost.
+    script = [Turn(ActorID("a", 0), reward, 0, ends_step=True) for reward in rewards]
+    played = play(tmp_path, SpoiledEnv(script, False, {}, True), 3, n_episodes=1)
+    assert played.rows[0].episode_return == 1e16 + 2
 
 
 def test_events_that_are_only_counted_are_not_kept():

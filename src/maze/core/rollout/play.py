@@ -94,8 +94,9 @@ class GlobalGenerators:
 
     Setting the global generators takes longer than anything else at the start of an episode, and
     hardly any environment uses them. So they are set for an episode only once it is known
-    that somebody does. To notice it, one number is drawn after each episode and compared with
-    what an untouched copy gives; the episode in which it happened first is then played again.
+    that somebody does. To notice it, one number is drawn after each episode, and before each part
+    of one is handed over, and compared with what an untouched copy gives; the episode in which it
+    happened first is then begun again.
     """
 
     def __init__(self, are_used: bool = False) -> None:
