@@ -9,6 +9,7 @@ is a ratio of two workloads that are measured in turns, and the median of severa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -31,9 +32,13 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from maze.core.ledger import data_files, journal
+from maze.core.ledger.journal import JournalWriter
+from maze.core.rollout import play as episode_loop
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
 from maze.core.rollout.rollout_runner import RolloutRunner
 from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
+from maze.core.sinks.ledger_sink import LedgerSink
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
 
 CARTPOLE = "CartPole-v1"
@@ -57,7 +62,7 @@ class Figure:
 
     name: str
     value: float
-    unit: Literal["x", "s", "MB"]
+    unit: Literal["x", "s", "MB", "%"]
     budget: float | None
     """``None`` if the line is there for comparison only."""
     is_better: Literal["higher", "lower"]
@@ -375,6 +380,54 @@ def measure_pixels(is_quick: bool) -> Iterator[Figure]:
     )
 
 
+def measure_ledger(is_quick: bool) -> Iterator[Figure]:
+    """Measure which share of a recorded run goes into what makes it possible to trust it."""
+    parts: dict[str, list[tuple[Any, str]]] = {
+        "digests": [(episode_loop, "digest_of")],
+        "checksums": [(data_files, "checksum_of"), (journal, "checksum_of")],
+        "journal, checksums included": [(JournalWriter, "write_batch")],
+        "closing: sorting, table, fsync": [(LedgerSink, "close"), (LedgerSink, "finish")],
+    }
+    n_episodes, n_repeats = (3_000, 3) if is_quick else (10_000, 7)
+    shares: dict[str, list[float]] = {name: [] for name in parts}
+    seconds = dict.fromkeys(parts, 0.0)
+    for _ in range(n_repeats):
+        with contextlib.ExitStack() as stack:
+            for name, functions in parts.items():
+                for owner, function in functions:
+                    stack.enter_context(timed(owner, function, seconds, name))
+            seconds.update(dict.fromkeys(parts, 0.0))
+            measured = play_with(
+                sequential(n_episodes, is_recording=True), lambda: GymMazeEnv(CARTPOLE)
+            )
+        for name in parts:
+            shares[name].append(100 * seconds[name] / measured.seconds)
+    for name, values in shares.items():
+        spread = (min(values), max(values))
+        detail = f"of a sequential run of {n_episodes:,} episodes, all recorded"
+        yield Figure(name, statistics.median(values), "%", None, "lower", spread, detail)
+
+
+@contextlib.contextmanager
+def timed(owner: Any, name: str, seconds: dict[str, float], key: str) -> Iterator[None]:
+    """Add up the time that a function takes, wherever it is called from."""
+    function = getattr(owner, name)
+    clock = time.perf_counter
+
+    def wrapper(*arguments: Any, **options: Any) -> Any:
+        started = clock()
+        try:
+            return function(*arguments, **options)
+        finally:
+            seconds[key] += clock() - started
+
+    setattr(owner, name, wrapper)
+    try:
+        yield
+    finally:
+        setattr(owner, name, function)
+
+
 def measure_start_up(is_quick: bool) -> Iterator[Figure]:
     command = Path(sys.executable).with_name("maze-run")
     options = ["env=gym_env", "runner=sequential", "runner.n_episodes=1"]
@@ -440,6 +493,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "parallel": measure_parallel,
     "dictionaries": measure_dictionaries,
     "pixels": measure_pixels,
+    "ledger": measure_ledger,
     "start-up": measure_start_up,
     "memory": measure_memory,
 }

@@ -138,7 +138,8 @@ class Journal:
     @property
     def batches(self) -> Batches:
         """The rows of the episodes, by batch."""
-        return Batches(self.path, [entry for entry in self.entries if entry.kind == "episodes"])
+        lines = [(line.offset, line.length) for line in self.entries if line.kind == "episodes"]
+        return Batches(self.path, lines)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -237,34 +238,38 @@ def _check_name(name: str) -> None:
 
 
 class Batches(Sequence[Mapping[str, Sequence[Any]]]):
-    """The rows of each ``episodes`` line by column, parsed when they are asked for."""
+    """The rows of each ``episodes`` line by column, parsed when they are asked for.
 
-    def __init__(self, path: Path, entries: Sequence[Entry]) -> None:
+    Args:
+        path: of the journal.
+        lines: offset and length of each of these lines.
+    """
+
+    def __init__(self, path: Path, lines: Sequence[tuple[int, int]]) -> None:
         self._path = path
-        self._entries = entries
+        self.lines = lines
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.lines)
 
     def __getitem__(self, position: Any) -> Any:
         if isinstance(position, slice):
-            return Batches(self._path, self._entries[position])
-        entry = self._entries[position]
+            return Batches(self._path, self.lines[position])
         with self._path.open("rb") as file:
-            return self._parsed(file, entry)
+            return self._parsed(file, *self.lines[position])
 
     def __iter__(self) -> Iterator[Mapping[str, Sequence[Any]]]:
         with self._path.open("rb") as file:
-            for entry in self._entries:
-                yield self._parsed(file, entry)
+            for offset, length in self.lines:
+                yield self._parsed(file, offset, length)
 
-    def _parsed(self, file: BinaryIO, entry: Entry) -> dict[str, Sequence[Any]]:
-        file.seek(entry.offset)
+    def _parsed(self, file: BinaryIO, offset: int, length: int) -> dict[str, Sequence[Any]]:
+        file.seek(offset)
         try:
-            return columns_of(parse_line(file.read(entry.length)))
+            return columns_of(parse_line(file.read(length)))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise OutputError(
-                f"{self._path} at byte {entry.offset} holds no rows of episodes: {error}"
+                f"{self._path} at byte {offset} holds no rows of episodes: {error}"
             ) from error
 
 
@@ -273,15 +278,25 @@ class JournalWriter:
 
     Args:
         path: of the file.
-        size: ``None`` makes a new file. Else, what comes after so many bytes is cut off.
+        journal: what it holds already; what comes after its last whole line is cut off. ``None``
+            makes a new file.
     """
 
-    def __init__(self, path: Path, size: int | None = None) -> None:
-        self._file: BinaryIO = path.open("xb" if size is None else "r+b", buffering=0)
-        self._size = size or 0
-        if size is not None:
-            self._file.truncate(size)
-            self._file.seek(size)
+    def __init__(self, path: Path, journal: Journal | None = None) -> None:
+        self._path = path
+        self._file: BinaryIO = path.open("xb" if journal is None else "r+b", buffering=0)
+        self._size = 0
+        self._batches: list[tuple[int, int]] = []
+        if journal is not None:
+            self._size = journal.size
+            self._batches.extend(journal.batches.lines)
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+
+    @property
+    def batches(self) -> Batches:
+        """The rows of the episodes that were written, by batch."""
+        return Batches(self._path, self._batches)
 
     def write(self, kind: str, line: Mapping[str, Any]) -> None:
         """Append a line. Raises ``OSError`` if that cannot be done; it is not there then."""
@@ -293,6 +308,8 @@ class JournalWriter:
             self._file.truncate(self._size)
             self._file.seek(self._size)
             raise
+        if kind == "episodes":
+            self._batches.append((self._size, len(data)))
         self._size += len(data)
 
     def write_batch(self, batch: EpisodeBatch, pieces: Mapping[str, Piece]) -> None:

@@ -23,7 +23,7 @@ from maze.core.episode import EpisodeBatch
 from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder, write_episode_table
 from maze.core.errors import OutputError
 from maze.core.ledger.data_files import DataFiles
-from maze.core.ledger.journal import FORMAT_VERSION, JOURNAL_FILE, Batches, Journal, JournalWriter
+from maze.core.ledger.journal import FORMAT_VERSION, JOURNAL_FILE, Journal, JournalWriter
 from maze.core.ledger.lock import DirectoryLock
 from maze.core.ledger.recovery import Recovered, has_orphans, recover, rewrite
 from maze.core.sinks.sink import Sink
@@ -133,7 +133,7 @@ class LedgerSink(Sink):
         self._lock = DirectoryLock(directory)
         recovered = self.recovered = recover(directory, self._retry)
         journal = recovered.journal
-        self._journal = JournalWriter(directory / JOURNAL_FILE, journal.size)
+        self._journal = JournalWriter(directory / JOURNAL_FILE, journal)
         # From here on it is not finished any more: these would be out of date.
         for name in (STATISTICS_FILE, EPISODES_FILE):
             (directory / name).unlink(missing_ok=True)
@@ -182,7 +182,7 @@ class LedgerSink(Sink):
             self._files.close()
         if self._has_parts and not self._is_broken:
             self._remove_orphans(self._directory)
-        write_episode_table(self._directory / EPISODES_FILE, self._batches(self._directory))
+        write_episode_table(self._directory / EPISODES_FILE, self._journal.batches)
 
     def _remove_orphans(self, directory: Path) -> None:
         """Remove the parts of episodes that were broken off and begun again."""
@@ -191,7 +191,7 @@ class LedgerSink(Sink):
         if has_orphans(journal):
             self._journal.close()
             recovered = rewrite(directory, journal, drop=())
-            self._journal = JournalWriter(directory / JOURNAL_FILE, recovered.journal.size)
+            self._journal = JournalWriter(directory / JOURNAL_FILE, recovered.journal)
             files = DataFiles(
                 directory,
                 self._begin_file,
@@ -241,9 +241,6 @@ class LedgerSink(Sink):
             return self._rows.build
         path = self._directory / EPISODES_FILE
         return lambda: EpisodeTable.read_parquet(path)
-
-    def _batches(self, directory: Path) -> Batches:
-        return Journal(directory / JOURNAL_FILE).batches
 
     def _begin_file(self, name: str, head: bytes) -> None:
         assert self._journal is not None
