@@ -31,7 +31,6 @@ from maze.core.rollout.setup import RunSetup
 from maze.core.rollout.trust import GROUPS, check_trust
 from maze.core.sinks.ledger_sink import CONFIG_FILE, EPISODES_FILE, STATISTICS_FILE, file_checksum
 from maze.core.trajectory.digest import recorded_digest_in
-from maze.core.trajectory.trajectory import read_trajectory
 
 HowMany: TypeAlias = "Literal['all'] | float | int | None"
 """Of the episodes: all of them, a fraction (a float up to 1), a number, or none."""
@@ -244,9 +243,6 @@ def _damaged_files(run: RunDirectory) -> Iterator[Damage]:
 def _wrong_trajectory(run: RunDirectory, row: EpisodeRow) -> str:
     """Return what is wrong with what was recorded of an episode; empty if nothing is."""
     try:
-        if not run.streams or read_trajectory(run.streams, row.episode_index) is None:
-            is_missing = run.streams and row.n_steps
-            return "there are no rows of an episode that had steps" if is_missing else ""
         digest = recorded_digest_in(run.streams, row.episode_index)
     except OutputError as error:
         return str(error)

@@ -168,14 +168,14 @@ class StepsStream:
         self._observation_leaves = leaves(self.observation_space, "observation")
         self._action_leaves = leaves(self.action_space, "action")
         self._batches: tuple[_Place, list[pa.RecordBatch]] | None = None
-        self._listed = {} if journal is None else _listed_places(journal, name)
+        self._listed = _Listing(journal, name)
 
     def episode_indices(self) -> list[int]:
         """Return the indices of the episodes that are there, in order.
 
         With a journal, episodes that failed before their first observation are among them.
         """
-        return sorted(self._listed or self._found)
+        return self._listed.episode_indices.tolist() if self._listed else sorted(self._found)
 
     def is_listed(self, episode_index: int) -> bool:
         """Return whether a journal vouches for what ``rows`` returns."""
@@ -187,7 +187,7 @@ class StepsStream:
         Raises:
             OutputError: If its data is damaged.
         """
-        places = self._listed.get(episode_index)
+        places = self._listed.places(episode_index)
         if places is None:
             places = self._found.get(episode_index, [])
         try:
@@ -200,9 +200,9 @@ class StepsStream:
 
     def table(self) -> pa.Table:
         """Return all whole rows, in the order of the file. Needs memory for all of them."""
-        places: set[_Place] = set()
-        for of_episode in (self._listed or self._found).values():
-            places.update(of_episode)
+        places = self._listed.all_places()
+        if not self._listed:
+            places = {place for of_episode in self._found.values() for place in of_episode}
         batches = [batch for place in sorted(places) for batch in self._read(place)]
         return pa.Table.from_batches(batches, self._schema)
 
@@ -239,7 +239,7 @@ class StepsStream:
     def _found(self) -> dict[int, list[_Place]]:
         """Where episodes are by the record batches found outside of what a journal lists."""
         found: dict[int, list[_Place]] = {}
-        taken = sorted({place[:2] for places in self._listed.values() for place in places})
+        taken = sorted(place[:2] for place in self._listed.all_places())
         start = len(self._head)
         try:
             size = self.path.stat().st_size
@@ -310,22 +310,52 @@ class StepsStream:
         return terminated, truncated
 
 
-def _listed_places(journal: Journal, name: str) -> dict[int, list[_Place]]:
-    """Return where the journal says that the data of each episode is."""
-    parts: dict[tuple[int, int], list[_Place]] = {}
-    listed: dict[int, list[_Place]] = {}
-    for entry in journal.entries:
-        piece = entry.pieces.get(name)
-        place = None if piece is None else _Place(piece.offset, piece.length, piece.checksum)
-        if entry.part_of is not None:
-            if place is not None:
-                parts.setdefault(entry.part_of[:2], []).append(place)
-            continue
-        for index in entry.data_indices:
-            play = entry.parts.get(index)
-            begun = [] if play is None else parts.get((index, play.token), [])
-            listed[index] = [*begun, *([] if place is None else [place])]
-    return listed
+class _Listing:
+    """Where a journal says that the data of each episode is in one file."""
+
+    def __init__(self, journal: Journal | None, name: str) -> None:
+        parts: dict[tuple[int, int], list[_Place]] = {}
+        self._places: list[_Place | None] = []
+        self._begun: dict[int, list[_Place]] = {}
+        """By episode, of those that began with parts."""
+        indices: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+        for entry in [] if journal is None else journal.entries:
+            piece = entry.pieces.get(name)
+            place = None if piece is None else _Place(piece.offset, piece.length, piece.checksum)
+            if entry.part_of is not None:
+                if place is not None:
+                    parts.setdefault(entry.part_of[:2], []).append(place)
+            elif len(entry.episode_indices):
+                indices.append(entry.episode_indices)
+                self._places.append(place)
+                for index, play in entry.parts.items():
+                    self._begun[index] = parts.get((index, play.token), [])
+        numbers = np.repeat(np.arange(len(self._places)), [len(of) for of in indices[1:]])
+        arrived = np.concatenate(indices)
+        order = np.argsort(arrived, kind="stable")
+        self.episode_indices = arrived[order]
+        """Ascending."""
+        self._numbers = numbers[order]
+        """By position in ``episode_indices``, in which batch it is."""
+
+    def __contains__(self, episode_index: int) -> bool:
+        return self.places(episode_index) is not None
+
+    def __len__(self) -> int:
+        return len(self.episode_indices)
+
+    def places(self, episode_index: int) -> list[_Place] | None:
+        """Return where an episode is; ``None`` if it is not listed."""
+        position = int(np.searchsorted(self.episode_indices, episode_index, side="right")) - 1
+        if position < 0 or self.episode_indices[position] != episode_index:
+            return None
+        place = self._places[self._numbers[position]]
+        return [*self._begun.get(episode_index, []), *([] if place is None else [place])]
+
+    def all_places(self) -> set[_Place]:
+        """Return all places that are listed."""
+        places = {place for place in self._places if place is not None}
+        return places.union(*self._begun.values())
 
 
 def _head_of(path: Path) -> bytes:
