@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import Any
 
-from maze.cli.messages import perhaps_unread, print_lines
+from maze.cli.messages import perhaps_unread
 from maze.core.errors import ConfigError
 
 DESCRIPTION = """\
@@ -48,12 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     from maze.cli.maze_run import exit_code_of
     from maze.core.rollout.resume import resume_run
-    from maze.core.rollout.run_directory import RunDirectory
 
     changes = dict(parse_option(option) for option in arguments.options)
-    recorded = RunDirectory(arguments.directory)
-    n_recorded = 0 if recorded.journal is None else len(recorded.journal.episode_indices())
-    print_lines([f"{recorded.path}: {n_recorded:,} episodes are recorded", ""])
     result = resume_run(
         arguments.directory,
         changes,

@@ -12,7 +12,7 @@ Each line is a JSON object that begins with the checksum of the rest of the line
 
 Kinds of lines: ``run`` (the first: what was asked for), ``file`` (a data file was begun),
 ``episodes``, ``part`` (of a long episode that goes on), ``sorted`` (the event logs were put into
-episode order), ``resumed``, and ``finished``.
+episode order), ``warning``, ``resumed``, and ``finished``.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ class Journal:
         self.run: dict[str, Any] = {}
         """The first line: ``config``, ``versions``, ``n_episodes``."""
         self.resumed: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        """What the user was told about how the episodes were played."""
         self.finished: dict[str, Any] | None = None
         """The last line of a run that came to its end, interrupted or not."""
         self.n_unfinished_bytes = 0
@@ -183,6 +185,8 @@ class Journal:
                 self.run = fields
             elif entry.kind == "resumed":
                 self.resumed.append(fields)
+            elif entry.kind in ("episodes", "warning"):
+                self.warnings.extend(fields.get("warnings", ()))
             elif entry.kind == "file":
                 self.heads.setdefault(fields["file"], base64.b64decode(fields["head"]))
             # What was played after it has to be finished anew.
@@ -208,8 +212,11 @@ def _entry(offset: int, length: int, fields: Mapping[str, Any]) -> Entry:
     elif kind == "episodes":
         indices = np.array(_expanded(fields, "episode_index"), dtype=np.int64)
         parts = {int(i): Parts(*map(int, p)) for i, p in fields.get("parts", {}).items()}
+        _check_texts(fields.get("warnings", []))
         if indices.ndim != 1 or not len(indices) or indices.min() < 0:
             raise ValueError("episode indices")
+    elif kind == "warning":
+        _check_texts(fields["warnings"])
     elif kind == "part":
         part_of = PartID(*map(int, fields["part_of"]))
     pieces: dict[str, Piece] = {}
@@ -228,6 +235,11 @@ def _entry(offset: int, length: int, fields: Mapping[str, Any]) -> Entry:
             raise ValueError("place")
         pieces[name] = piece
     return Entry(offset, length, kind, indices, pieces, part_of, parts)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if not isinstance(texts, list) or not {str}.issuperset(map(type, texts)):
+        raise ValueError("there is something else where texts should be")
 
 
 def _check_name(name: str) -> None:
@@ -327,6 +339,8 @@ class JournalWriter:
             self.write("part", {"part_of": batch.part_of, "files": files})
         elif batch.rows:
             self.write("episodes", {**fields_of(batch), "files": files})
+        elif batch.warnings:
+            self.write("warning", {"warnings": batch.warnings})
 
     def sync(self) -> None:
         """Wait until what was written is on the disk."""
@@ -406,8 +420,7 @@ def columns_of(fields: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     columns["failure"] = [
         None if failure is None else read_failure(failure) for failure in columns["failure"]
     ]
-    for name in ("zero_statistics", "warnings"):
-        columns[name] = fields.get(name, ())
+    columns["zero_statistics"] = fields.get("zero_statistics", ())
     _check_columns(columns)
     return columns
 
@@ -429,7 +442,7 @@ def _check_columns(columns: Mapping[str, Sequence[Any]]) -> None:
     for column in (*(columns[name] for name in _NUMBERS), numbers):
         if not {int, float}.issuperset(map(type, column)):
             raise ValueError("there is something else where numbers should be")
-    for name in (*_TEXTS, "zero_statistics", "warnings"):
+    for name in (*_TEXTS, "zero_statistics"):
         if not {str}.issuperset(map(type, columns[name])):
             raise ValueError(f"{name} holds something else than texts")
     if not {"terminated", "truncated", "failed"}.issuperset(columns["ending"]):

@@ -202,7 +202,7 @@ class _Rewriting:
                     encoded = base64.b64encode(head).decode()
                     target.write(encode_line({"kind": "file", "file": name, "head": encoded}))
                 for position, entry in enumerate(journal.entries):
-                    if entry.kind not in ("episodes", "part", "resumed"):
+                    if entry.kind not in ("episodes", "part", "resumed", "warning"):
                         continue
                     source.seek(entry.offset)
                     fields = parse_line(source.read(entry.length))
@@ -210,7 +210,7 @@ class _Rewriting:
                     if entry.kind == "episodes" and not all(kept):
                         self._archive(fields, kept)
                         fields = _filtered(fields, kept)
-                    if entry.kind != "resumed" and not any(kept):
+                    if entry.kind in ("episodes", "part") and not any(kept):
                         continue
                     files: dict[str, list[Any]] = {}
                     for name, piece in entry.pieces.items():

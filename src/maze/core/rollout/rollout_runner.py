@@ -375,7 +375,6 @@ def _left_to_play(
     columns = {name: array("q") for name in ("episode_index", "env_seed", "agent_seed")}
     for batch in recovered.journal.batches:
         statistics.add_columns(batch)
-        warnings.extend(text for text in batch["warnings"] if text not in warnings)
         for name, column in columns.items():
             column.extend(batch[name])
     recorded, env_seeds, agent_seeds = (np.array(column) for column in columns.values())
@@ -390,6 +389,7 @@ def _left_to_play(
             f"episode {other} was recorded with other seeds than those that 'seeding' gives now."
             " Resume with the seeds of the recorded run"
         )
+    warnings.extend(dict.fromkeys(recovered.journal.warnings))
     if recovered.forgotten:
         of_damage = [str(one) for one in recovered.damage if not one.is_unfinished]
         warnings.extend(f"damaged, and played again: {text}" for text in of_damage[:5])
