@@ -68,7 +68,8 @@ def take(directory: Path) -> Path:
     if held:
         raise OutputError(
             f"'{directory}' holds a run already (there is {held[0]}). Name another directory, or"
-            " leave it out for one by date and time."
+            " leave it out for one by date and time; to go on with that run, use"
+            f" `maze resume {directory}`."
         )
     return directory
 
