@@ -6,8 +6,8 @@ import pytest
 
 import maze
 from maze.core.errors import ConfigError, RunStoppedError
-from maze.core.rollout.resume import resume_run
 from maze.core.rollout.result import RolloutResult
+from maze.core.rollout.resume import resume_run
 from tests.envs import FaultyEnv, raise_error
 from tests.runs import RUNNERS, numbered, sequential
 
