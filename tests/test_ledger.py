@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
 import maze
-from maze.core.errors import ConfigError, OutputError
+from maze.core.errors import ConfigError, ContractError, OutputError
 from maze.core.ledger.check import REWRITING_FILE, Damage, find_damage
 from maze.core.ledger.data_files import EventLayout
 from maze.core.ledger.journal import Journal, encode_line, parse_line
@@ -216,6 +218,32 @@ def test_other_seeds_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="episode 0 was recorded with other seeds"):
         sequential(output_dir=tmp_path).run_with(WalkEnv, resume=Resume())
     assert len(maze.load(tmp_path)) == 3
+
+
+def test_a_run_is_not_gone_on_with_in_another_environment(tmp_path):
+    play(tmp_path, n_episodes=3)
+    with pytest.raises(ContractError, match=r"steps_0.arrow was recorded with other columns"):
+        go_on(tmp_path, env=WiderEnv)
+    assert_equal_again(tmp_path)
+
+
+class WiderEnv(WalkEnv):
+    observation_space = spaces.Box(0.0, 100.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return observation[:1], info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return (observation[:1], *rest)
+
+
+def assert_equal_again(directory: Path) -> None:
+    """After an attempt that failed, the run can be gone on with as it should be."""
+    assert len(maze.load(directory)) == 3
+    go_on(directory)
+    assert damage(directory) == []
 
 
 def test_an_interrupted_rewriting_is_gone_on_with(in_batches, undisturbed, tmp_path):

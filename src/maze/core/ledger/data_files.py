@@ -13,13 +13,14 @@ import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maze.core.env.structured_env import StepKey
 from maze.core.episode import EpisodeBatch
+from maze.core.errors import ContractError
 from maze.core.ledger.journal import (
     EVENT_FOLDER,
     TRAJECTORY_FOLDER,
@@ -196,6 +197,8 @@ class DataFiles:
         self._begin_file = begin_file
         self._heads = dict(heads or {})
         self._layouts = dict(layouts or {})
+        self._unchecked = set(self._heads)
+        """Files from before, of which it is not known yet whether the new data belongs there."""
         self._files = {
             name: _DataFile(directory / name, size) for name, size in (sizes or {}).items()
         }
@@ -255,7 +258,35 @@ class DataFiles:
             file.append(head)
             self._heads[name] = head
             self._begin_file(name, head)
+        elif name in self._unchecked:
+            _check_same_columns(file.path, self._heads[name], head)
+            self._unchecked.remove(name)
         return file
+
+
+def _check_same_columns(path: Path, before: bytes, now: bytes) -> None:
+    """Refuse data of another environment than that of the data before it."""
+    columns: list[Any]
+    new_columns: list[Any]
+    if path.suffix == ".arrow":
+        columns, new_columns = (
+            [(field.name, str(field.type), field.metadata) for field in _schema(head)]
+            for head in (before, now)
+        )
+    else:
+        columns, new_columns = ([head.decode("utf-8", "replace")] for head in (before, now))
+    if columns != new_columns:
+        changed = [column for column in new_columns if column not in columns] or new_columns
+        raise ContractError(
+            f"{path} was recorded with other columns, of an environment with other spaces or"
+            f" events: {changed[0]} was not among them. Has the environment changed since?"
+        )
+
+
+def _schema(head: bytes) -> Any:
+    import pyarrow as pa
+
+    return pa.ipc.read_schema(pa.py_buffer(head))
 
 
 def _sort(path: Path, head: bytes, stretches: Sequence[tuple[int, int]]) -> None:
