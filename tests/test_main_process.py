@@ -23,6 +23,7 @@ from tests.commands import (
     MAZE_RUN,
     REPOSITORY,
     RUNNER_OPTIONS,
+    Terminal,
     assert_journal_and_trajectories_agree,
     assert_none_stays,
     has_episodes,
@@ -235,6 +236,40 @@ def test_with_nohup_a_run_goes_on_without_its_terminal(tmp_path):
         send(signal.SIGHUP, [process, *processes_below(process)])
         size = (directory / "journal.jsonl").stat().st_size
         wait_for(lambda: (directory / "journal.jsonl").stat().st_size > size + 100_000)
+
+
+# In a terminal.
+
+
+@in_any_runner
+def test_a_run_whose_terminal_is_closed_keeps_all_that_was_finished(options, tmp_path):
+    directory = tmp_path / "run"
+    terminal = Terminal()
+    command = [*long_run(directory), *options]
+    with terminal.running(command, lambda _: has_episodes(directory)) as process:
+        below = processes_below(process)
+        terminal.close()
+        assert process.wait(timeout=20) == 129
+        assert_none_stays(below)
+    rows = assert_journal_and_trajectories_agree(directory)
+    statistics = json.loads((directory / "statistics.json").read_text())
+    assert statistics["n_episodes"] == len(rows)
+    assert statistics["run"]["interrupted"] is True
+    assert "Traceback" not in terminal.shown
+
+
+def test_ctrl_c_is_typed(tmp_path):
+    directory = tmp_path / "run"
+    terminal = Terminal()
+    command = [*long_run(directory), "runner.n_processes=2"]
+    with terminal.running(command, lambda _: has_episodes(directory)) as process:
+        below = processes_below(process)
+        terminal.type("\x03")
+        assert process.wait(timeout=20) == 130
+        assert_none_stays(below)
+        wait_for(lambda: "interrupted" in terminal.shown)
+    assert "Traceback" not in terminal.shown
+    assert_was_interrupted(directory, terminal.shown)
 
 
 # Read meanwhile.
