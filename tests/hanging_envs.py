@@ -224,3 +224,21 @@ class HangsToBuildAgainEnv(FaultyEnv):
 class HangsToCloseEnv(WalkEnv):
     def close(self) -> None:
         time.sleep(600)
+
+
+class StuckEnv(WalkEnv):
+    """Hangs in its third step in the episodes with env seeds from ``seed`` on.
+
+    Leaves a file named after its process in a directory then.
+    """
+
+    def __init__(self, directory: str, seed: int) -> None:
+        super().__init__()
+        self.directory, self.stuck_from = Path(directory), seed
+
+    def step(self, action: Any) -> Any:
+        assert self.seed is not None
+        if self.seed >= self.stuck_from and self.count == 2:
+            (self.directory / f"stuck_{os.getpid()}").touch()
+            sleep_in_c()
+        return super().step(action)

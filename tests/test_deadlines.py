@@ -23,6 +23,7 @@ from maze.core.episode import EpisodeRow, Failure
 from maze.core.errors import ConfigError, RunStoppedError
 from maze.core.rollout import worker_pool
 from maze.core.rollout.heartbeat import Heartbeat, Phase
+from tests.commands import has_lines, maze_run, processes_below, wait_for
 from tests.envs import RESET, FaultyEnv, WalkEnv, exit_process, kill_process, raise_error
 from tests.hanging_envs import (
     BigEnv,
@@ -57,14 +58,7 @@ from tests.runs import (
     parallel,
     sequential,
 )
-from tests.test_faults import (
-    N,
-    assert_only_these_failed,
-    has_lines,
-    maze_run,
-    processes_below,
-    wait_for,
-)
+from tests.test_faults import N, assert_only_these_failed
 
 # Long enough for a machine on which much else goes on, since a step takes microseconds.
 STEP_S = 0.8

@@ -5,26 +5,21 @@ finished is kept, those that are not to blame are as in an undisturbed run, and 
 """
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 import maze
-from maze.core.episode import EpisodeRow
 from maze.core.errors import ConfigError, ContractError, OutputError, RunStoppedError
 from maze.core.rollout.result import RolloutResult
 from maze.core.trajectory.trajectory import StepsStream
+from tests.commands import wait_for
 from tests.envs import (
     RESET,
     Divided,
@@ -304,14 +299,6 @@ def in_background(function: Callable[[], None]) -> Iterator[None]:
     assert not thread.is_alive()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
-    return found
-
-
 def process_waiting_in(directory: Path) -> int:
     file = directory / "waiting"
     return int(file.read_text() or 0) if file.exists() else 0
@@ -383,122 +370,6 @@ def test_a_worker_that_cannot_be_replaced_ends_the_run_and_keeps_what_was_finish
     assert [row.ending for row in run.table] == len(run) * ["terminated"]
 
 
-# The whole command.
-
-
-@contextlib.contextmanager
-def maze_run(
-    directory: Path, *options: str, has_begun: Callable[[psutil.Popen], bool] | None = None
-) -> Iterator[psutil.Popen]:
-    """Start a run that would take minutes, wait until it has written, and clean up in the end."""
-    command = [
-        *(sys.executable, "-m", "maze.cli.maze_run", "env=gym_env", f"hydra.run.dir={directory}"),
-        *("runner.n_episodes=1000000", *options),
-    ]
-    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        begun = has_begun or (lambda _: has_lines(directory / "journal.jsonl", 2))
-        wait_for(lambda: process.poll() is not None or begun(process))
-        assert process.poll() is None, process.communicate()
-        yield process
-    finally:
-        for one in [*processes_below(process), process]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        process.communicate()
-
-
-def has_lines(path: Path, n: int) -> bool:
-    return path.exists() and path.read_bytes().count(b"\n") >= n
-
-
-def processes_below(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
-    return []
-
-
-def is_running(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def assert_journal_and_trajectories_agree(directory: Path) -> list[EpisodeRow]:
-    """Whatever the journal lists is there, whole."""
-    run = maze.load(directory)
-    rows = list(run.table)
-    assert rows
-    by_index = {trajectory.episode_index: trajectory for trajectory in run}
-    for row in rows:
-        trajectory = by_index[row.episode_index]
-        assert len(trajectory) == row.n_steps
-        assert trajectory.rewards.sum() == row.episode_return
-    return rows
-
-
-RUNNER_OPTIONS = {
-    "sequential": ["runner=sequential"],
-    "parallel": ["runner.n_processes=2"],
-    "lanes": ["runner.n_processes=2", "runner.n_lanes=4"],
-}
-
-
-@pytest.mark.parametrize("options", RUNNER_OPTIONS.values(), ids=RUNNER_OPTIONS)
-def test_ctrl_c_ends_the_command_soon_with_all_that_was_finished(options, tmp_path):
-    with maze_run(tmp_path / "run", *options) as process:
-        below = processes_below(process)
-        # As a terminal does it: to the whole group of processes below it, workers included.
-        for one in [process, *below]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=10)
-        wait_for(lambda: not any(map(is_running, below)), seconds=5)
-    assert process.returncode == 130, errors
-    assert "interrupted" in output
-    assert "Traceback" not in output + errors
-    rows = assert_journal_and_trajectories_agree(tmp_path / "run")
-    assert f"{len(rows):,} of 1,000,000 episodes" in output
-    statistics = json.loads((tmp_path / "run" / "statistics.json").read_text())
-    assert statistics["n_episodes"] == len(rows)
-    assert statistics["run"]["interrupted"] is True
-    assert statistics["run"]["request_met"] is False
-
-
-def test_ctrl_c_while_the_workers_start_is_as_quiet(tmp_path):
-    def has_begun(process: psutil.Popen) -> bool:
-        return bool(processes_below(process))
-
-    with maze_run(tmp_path / "run", "runner.n_processes=2", has_begun=has_begun) as process:
-        time.sleep(0.15)  # The fork server imports modules now.
-        for one in [process, *processes_below(process)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=10)
-    assert process.returncode == 130, errors
-    assert "0 of 1,000,000 episodes" in output
-    assert "Traceback" not in output + errors
-
-
-@pytest.mark.parametrize("options", RUNNER_OPTIONS.values(), ids=RUNNER_OPTIONS)
-def test_killing_the_command_leaves_no_process_and_a_readable_directory(options, tmp_path):
-    with maze_run(tmp_path / "run", *options) as process:
-        below = processes_below(process)
-        process.kill()
-        process.wait(timeout=5)
-        wait_for(lambda: not any(map(is_running, below)), seconds=5)
-    assert_journal_and_trajectories_agree(tmp_path / "run")
-
-
-def test_sigterm_leaves_no_process_and_a_readable_directory(tmp_path):
-    with maze_run(tmp_path / "run", "runner.n_processes=2") as process:
-        below = processes_below(process)
-        process.terminate()
-        process.wait(timeout=10)
-        wait_for(lambda: not any(map(is_running, below)), seconds=5)
-    assert_journal_and_trajectories_agree(tmp_path / "run")
-
-
 # Files that were not finished.
 
 
@@ -555,9 +426,3 @@ def test_a_journal_with_half_a_line_gives_the_lines_before_it(in_batches, tmp_pa
             range(3 * max(n_whole_lines - 3, 0))
         )
         assert run.statistics == {}
-
-
-def test_a_directory_is_readable_while_the_run_goes_on(tmp_path):
-    with maze_run(tmp_path / "run", "runner.n_processes=2"):
-        first = assert_journal_and_trajectories_agree(tmp_path / "run")
-        wait_for(lambda: len(maze.load(tmp_path / "run")) > len(first))

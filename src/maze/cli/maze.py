@@ -12,7 +12,14 @@ import sys
 from collections.abc import Sequence
 
 from maze.cli import replay, resume, verify, video
-from maze.cli.messages import BAD_INPUT, INTERRUPTED, OK, perhaps_unread, report
+from maze.cli.messages import (
+    BAD_INPUT,
+    INTERRUPTED,
+    OK,
+    perhaps_unread,
+    print_interrupted,
+    report,
+)
 from maze.core.rollout.interrupts import Terminations
 from maze.version import __version__
 
@@ -49,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _import_from_here()
             code: int = parsed.run(parsed)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            print_interrupted()
             code = INTERRUPTED
         except Exception as error:
             return report(error, show_traceback)

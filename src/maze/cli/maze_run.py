@@ -23,6 +23,7 @@ from maze.cli.messages import (
     OK,
     REQUEST_NOT_MET,
     perhaps_unread,
+    print_interrupted,
     print_lines,
     report,
 )
@@ -57,7 +58,7 @@ def main() -> int:
         try:
             code = command.run([argument for argument in arguments if argument != "--debug"])
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            print_interrupted()
             code = INTERRUPTED
         finally:
             gc.enable()

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from maze.core.errors import ConfigError, MazeError, RunStoppedError, did_you_mean
 from maze.core.factory import TARGET, unknown_option
@@ -25,14 +25,17 @@ def report(error: BaseException, show_traceback: bool) -> int:
     """Print an error to stderr and return the exit code for it."""
     expected = error if isinstance(error, MazeError) else as_config_error(error)
     if show_traceback or expected is None:
-        traceback.print_exception(error)
+        with perhaps_unread():
+            traceback.print_exception(error)
     if expected is None:
         return REQUEST_NOT_MET
     message = str(expected.args[0]) if expected.args else str(expected)
     for note in getattr(expected, "__notes__", ()):
         message += f"\n{note}"
-    sys.stdout.flush()
-    print(f"{type(expected).__name__}: {message}", file=sys.stderr)
+    with perhaps_unread():
+        sys.stdout.flush()
+    with perhaps_unread():
+        print(f"{type(expected).__name__}: {message}", file=sys.stderr)
     return REQUEST_NOT_MET if isinstance(expected, RunStoppedError) else BAD_INPUT
 
 
@@ -121,13 +124,28 @@ def print_lines(lines: Iterable[str]) -> None:
         print("\n".join(lines))
 
 
+def print_interrupted() -> None:
+    """Print that the command was interrupted, where there is no result that could say so."""
+    with perhaps_unread():
+        print("interrupted", file=sys.stderr)
+
+
 @contextmanager
 def perhaps_unread() -> Iterator[None]:
-    """Go on in silence if whoever reads stdout, such as ``head``, has seen enough."""
+    """Go on in silence if whoever reads what is printed has seen enough, or is gone."""
     try:
         yield
-        sys.stdout.flush()
+        for stream in _printed_to():
+            stream.flush()
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal is gone.
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in _printed_to():
+            try:
+                stream.flush()
+            except OSError:  # What it still holds would be an error again when Python ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _printed_to() -> list[TextIO]:
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -70,6 +71,25 @@ def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+class _Screen:
+    """Where the bar is drawn. A run does not end because its terminal was closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def _make_bar(total: int) -> RichProgress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -83,7 +103,7 @@ def _make_bar(total: int) -> RichProgress:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         TextColumn("{task.fields[mean]}"),
-        console=Console(stderr=True, force_terminal=True),
+        console=Console(file=_Screen(sys.stderr), force_terminal=True),  # type: ignore[arg-type]
         refresh_per_second=_REFRESHES_PER_SECOND,
         transient=True,
         expand=True,

@@ -19,7 +19,7 @@ import numpy as np
 from maze.core.episode import EpisodeRow
 from maze.core.errors import ConfigError, OutputError
 from maze.core.ledger.check import Damage, find_damage
-from maze.core.ledger.journal import JOURNAL_FILE
+from maze.core.ledger.journal import JOURNAL_FILE, TRAJECTORY_FOLDER
 from maze.core.rollout.difference import Difference
 from maze.core.rollout.job import EnvSource, PolicySource, WrapperSource
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
@@ -107,7 +107,8 @@ class Verification:
         for one in self.unfinished:
             yield f"unfinished    {one}; it never counted"
         if self.n_trajectories:
-            n_wrong = len({i for one in self.damage for i in one.episode_indices})
+            of_steps = filter(_is_of_steps, self.damage)
+            n_wrong = len({index for one in of_steps for index in one.episode_indices})
             yield (
                 f"trajectories  {self.n_trajectories:,} fit their digests"
                 if not n_wrong
@@ -178,14 +179,19 @@ def verify_run(
     run = RunDirectory(directory)
     damage = list(_damaged_files(run))
     table = run.table
-    known = {index for one in damage for index in one.episode_indices}
+    if run.journal is not None:
+        unlisted = set(table.episode_indices.tolist()) - set(run.journal.episode_indices().tolist())
+        if unlisted:
+            what = f"the lines are missing that {EPISODES_FILE} was made from"
+            damage.append(Damage(JOURNAL_FILE, what, tuple(sorted(unlisted))))
+    known = {index for one in damage if _is_of_steps(one) for index in one.episode_indices}
     n_trajectories = 0
     with Progress(len(table), show_progress) as progress:
         for n_checked, row in enumerate(table):
             if row.episode_index not in known:
                 reason = _wrong_trajectory(run, row)
                 if reason:
-                    damage.append(Damage("trajectory_data", reason, (row.episode_index,)))
+                    damage.append(Damage(TRAJECTORY_FOLDER, reason, (row.episode_index,)))
                 elif run.streams:
                     n_trajectories += 1
             progress.update(n_checked, 0, float("nan"))
@@ -216,6 +222,10 @@ def verify_run(
             if name in before and before[name] != version
         ),
     )
+
+
+def _is_of_steps(damage: Damage) -> bool:
+    return damage.file.startswith(TRAJECTORY_FOLDER)
 
 
 def _damaged_files(run: RunDirectory) -> Iterator[Damage]:

@@ -23,8 +23,10 @@ import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from time import perf_counter
+from typing import Any
 
 from maze.core.env.structured_env import StructuredEnv
 from maze.core.episode import Episode, EpisodeBatch, EpisodeSpec
@@ -115,6 +117,7 @@ def work(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to deal with.
     _die_with_parent()
+    _let_server_end()
     send_output_to(output)
     tell_stacks(stacks, when_asked=options.is_watched)
     # A parent that is gone, or does not want to hear any more: nothing left to do.
@@ -240,6 +243,19 @@ def _broken(error: BaseException) -> Broken:
         message = type(error).__name__
     text = "".join(traceback.format_exception(error))
     return Broken(type(error).__name__ if is_ours else "", message, text)
+
+
+def _let_server_end() -> None:
+    """Have the fork server, which is the parent, end with the main process.
+
+    It ends when nobody holds a certain pipe open any more, of which each worker gets a copy. So
+    workers that hang would keep it, and themselves, alive.
+    """
+    server: Any = forkserver._forkserver
+    pipe = getattr(server, "_forkserver_alive_fd", None)
+    if pipe is not None:
+        os.close(pipe)
+        server._forkserver_alive_fd = None
 
 
 def _die_with_parent() -> None:
