@@ -1,10 +1,12 @@
 """What the documentation shows works: its Python, its commands, and the examples.
 
 The blocks of a page are run in order, in one temporary directory. Python blocks share their names;
-of ``bash`` blocks each line is run, of ``console`` blocks those after a ``$``. A comment above a
-block, as in ``<!-- test: exit code 2 -->``, says what is different about it:
+of ``bash`` blocks each line is run, of ``console`` blocks those after a ``$``, and what is shown
+after a ``(Pdb)`` is typed into the command above it. A comment above a block, as in ``<!-- test:
+exit code 2 -->``, says what is different about it:
 
     exit code N       the commands end with that exit code instead of 0
+    interrupted       they get a Ctrl-C as soon as the first episode is recorded
     file PATH         the block is written to that file, for the blocks below
     skip, REASON      the block is not run
 """
@@ -15,8 +17,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +36,8 @@ PAGES = [
 LINKING_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
-MAZE_RUN = (sys.executable, "-m", "maze.cli.maze_run")
+PROGRAMS = {"maze-run": "maze.cli.maze_run", "maze": "maze.cli.maze"}
+"""The commands that can be shown, and their modules."""
 
 _BLOCK = re.compile(
     r"(?:^<!-- test: (?P<mark>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
@@ -49,6 +54,20 @@ class Block(NamedTuple):
     exit_code: int
     path: str
     """Where to write the block instead of running it; empty to run it."""
+    is_interrupted: bool
+
+
+class Command(NamedTuple):
+    """A command of a block."""
+
+    text: str
+    typed: str
+    """Into its debugger."""
+
+    def arguments(self) -> list[str]:
+        """Return what to start."""
+        program, *arguments = shlex.split(self.text)
+        return [sys.executable, "-m", PROGRAMS[program], *arguments]
 
 
 def blocks(page: str, name: str) -> Iterator[Block]:
@@ -62,7 +81,7 @@ def blocks(page: str, name: str) -> Iterator[Block]:
     )
     for match in found:
         line = page.count("\n", 0, match.start("text"))
-        exit_code, path = 0, ""
+        exit_code, path, is_interrupted = 0, "", False
         kind, _, rest = (match["mark"] or "").replace(",", "").partition(" ")
         if kind == "skip":
             assert rest, f"{name}:{line} is skipped without a reason"
@@ -71,32 +90,72 @@ def blocks(page: str, name: str) -> Iterator[Block]:
             path = rest
         elif kind == "exit":
             exit_code = int(rest.removeprefix("code "))
+        elif kind == "interrupted":
+            exit_code, is_interrupted = 130, True
         else:
             assert not kind, f"{name}:{line} has an unknown mark: {match['mark']}"
-        yield Block(f"{name}:{line}", match["language"], match["text"], exit_code, path)
+        yield Block(
+            f"{name}:{line}", match["language"], match["text"], exit_code, path, is_interrupted
+        )
 
 
-def commands(block: Block) -> list[str]:
-    """Return the commands of a block, all of which have to be ``maze-run``."""
-    lines = block.text.replace("\\\n", " ").splitlines()
-    if block.language == "console":
-        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-    found = [line for line in lines if line.strip() and not line.startswith("#")]
-    for line in found:
-        assert line.startswith("maze-run "), f"{block.place} has '{line}': skip it with a reason"
+def commands(block: Block) -> list[Command]:
+    """Return the commands of a block, all of which have to be ours."""
+    found: list[Command] = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        if block.language == "console":
+            if line.startswith("(Pdb) ") and found:
+                found[-1] = found[-1]._replace(typed=f"{found[-1].typed}{line[6:]}\n")
+            if not line.startswith("$ "):
+                continue
+            line = line.removeprefix("$ ")
+        if line.strip() and not line.startswith("#"):
+            program = line.partition(" ")[0]
+            assert program in PROGRAMS, f"{block.place} has '{line}': skip it with a reason"
+            found.append(Command(line, ""))
     return found
 
 
 def run(
-    arguments: list[str], directory: Path, exit_code: int = 0
+    arguments: list[str],
+    directory: Path,
+    exit_code: int = 0,
+    typed: str = "",
+    is_interrupted: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a directory, without a display, and check how it ends."""
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    finished = subprocess.run(
-        arguments, cwd=directory, env=environment, capture_output=True, text=True, timeout=100
-    )
-    assert finished.returncode == exit_code, finished.stdout + finished.stderr
-    return finished
+    runs_before = set(directory.rglob("journal.jsonl"))
+    with subprocess.Popen(
+        arguments,
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            if is_interrupted:
+                wait_for_an_episode(process, directory, runs_before)
+                process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(typed, timeout=100)
+        except BaseException:
+            process.kill()
+            raise
+    assert process.returncode == exit_code, output + errors
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+
+def wait_for_an_episode(
+    process: subprocess.Popen[str], directory: Path, runs_before: set[Path]
+) -> None:
+    """Wait until a new run has recorded an episode, or its process has ended."""
+    while process.poll() is None:
+        for journal in set(directory.rglob("journal.jsonl")) - runs_before:
+            if b'"kind": "episodes"' in journal.read_bytes():
+                return
+        time.sleep(0.01)
 
 
 def run_page(page: str, name: str, directory: Path) -> None:
@@ -111,14 +170,20 @@ def run_page(page: str, name: str, directory: Path) -> None:
             exec(compile(block.text, block.place, "exec", dont_inherit=True), names)
         elif block.language in ("bash", "console"):
             for command in commands(block):
-                arguments = shlex.split(command)[1:]
                 try:
-                    run([*MAZE_RUN, *arguments], directory, block.exit_code)
+                    run(
+                        command.arguments(),
+                        directory,
+                        block.exit_code,
+                        command.typed,
+                        block.is_interrupted,
+                    )
                 except AssertionError as error:
-                    error.add_note(f"{block.place}: {command}")
+                    error.add_note(f"{block.place}: {command.text}")
                     raise
         else:
-            shown = [line for line in block.text.splitlines() if re.match(r"(\$ )?maze-run ", line)]
+            lines = block.text.splitlines()
+            shown = [line for line in lines if re.match(r"(\$ )?maze(-run)? ", line)]
             assert not shown, f"{block.place} shows a command, and is not marked as bash or console"
 
 
@@ -165,9 +230,15 @@ def test_links_lead_somewhere(page):
         ("```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n", "names are shared"),
         ("```bash\nmaze-run env=no_such_env\n```\n", "a command that fails"),
         ("```console\n$ maze-run env=no_such_env\n```\n", "a command with a prompt that fails"),
+        ("```console\n$ maze verify nowhere\n```\n", "a command about a run that fails"),
         ("```bash\nmake run\n```\n", "another command"),
         ("```\nmaze-run env=gym_env\n```\n", "a command in a block without a language"),
+        ("```\nmaze verify run\n```\n", "another one"),
         ("<!-- test: exit code 2 -->\n```bash\nmaze-run --version\n```\n", "success is no failure"),
+        (
+            "<!-- test: interrupted -->\n```bash\nmaze-run --version\n```\n",
+            "it ended before it could be interrupted",
+        ),
         ("<!-- test: skip -->\n```python\n```\n", "a block that is skipped without a reason"),
         ("<!-- test: ignore -->\n```python\n```\n", "a mark that does not exist"),
         ("<!-- test: exit code 1 -->\n\n```python\n```\n", "a mark that is not above its block"),
