@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import Any
 
-from maze.cli.messages import perhaps_unread
+from maze.cli.messages import perhaps_unread, print_lines
 from maze.core.errors import ConfigError
 
 DESCRIPTION = """\
@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         retry_failed=arguments.retry_failed,
         trust=arguments.trust,
         command=shlex.join(["maze", *sys.argv[1:]]),
+        on_start=lambda text: print_lines([text, ""]),
     )
     with perhaps_unread():
         result.print()

@@ -8,7 +8,7 @@ when to give up.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def resume_run(
     wrappers: WrapperSource = None,
     trust: bool = False,
     command: str = "",
+    on_start: Callable[[str], None] = lambda text: None,
 ) -> RolloutResult:
     """Play the episodes that are missing in an output directory.
 
@@ -54,6 +55,7 @@ def resume_run(
         wrappers: likewise.
         trust: whether to import whatever the config names, see ``check_trust``.
         command: what was typed, for the record.
+        on_start: told what is there, when nothing speaks against going on.
 
     Returns:
         The result over all episodes, recorded before or now.
@@ -75,6 +77,7 @@ def resume_run(
     groups = [group for group in GROUPS if given.get(group) is None]
     check_trust(config, trust, groups)
     setup = RunSetup.from_config(config)
+    on_start(f"{run.path}: {len(run.journal.episode_indices()):,} episodes are recorded")
     return setup.build_runner().run_with(
         setup.env_source() if env is None else env,
         setup.policy_source() if policy is None else policy,
