@@ -137,7 +137,8 @@ def _edits(path: Path, recorded: Mapping[str, Any]) -> Iterator[tuple[str, tuple
         edited = json.loads(json.dumps(read_config(path), default=str))
     except (OutputError, ValueError, RecursionError):
         return  # It is written anew from the journal.
-    yield from differences(recorded, edited)
+    if edited:
+        yield from differences(recorded, edited)
 
 
 def differences(

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
@@ -24,6 +25,7 @@ import numpy as np
 
 from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeSpec
 from maze.core.errors import ConfigError, ContractError, RunStoppedError
+from maze.core.ledger.journal import Journal
 from maze.core.ledger.recovery import Recovered
 from maze.core.output_directory import default_output_directory
 from maze.core.rollout.checks import CheckOptions, OnNaN, OnOutOfSpace
@@ -168,7 +170,7 @@ class RolloutRunner(ABC):
             n_episodes=len(plan),
             versions=versions(),
             command=command,
-            resumes=resume is not None,
+            resumes=None if resume is None else partial(_check_goes_on, plan),
             retry=None if resume is None else resume.retries,
         )
         sinks = Sinks([*self._sinks(directory), ledger], directory)
@@ -368,13 +370,10 @@ def _no_batches() -> Batches:
     yield from ()
 
 
-def _left_to_play(
-    plan: EpisodePlan, recovered: Recovered, statistics: RunStatistics, warnings: list[str]
-) -> EpisodePlan:
-    """Take in what was recorded before, and return what is left to play."""
+def _check_goes_on(plan: EpisodePlan, journal: Journal) -> None:
+    """Refuse a plan of which the episodes in a journal are not a part."""
     columns = {name: array("q") for name in ("episode_index", "env_seed", "agent_seed")}
-    for batch in recovered.journal.batches:
-        statistics.add_columns(batch)
+    for batch in journal.batches:
         for name, column in columns.items():
             column.extend(batch[name])
     recorded, env_seeds, agent_seeds = (np.array(column) for column in columns.values())
@@ -389,10 +388,19 @@ def _left_to_play(
             f"episode {other} was recorded with other seeds than those that 'seeding' gives now."
             " Resume with the seeds of the recorded run"
         )
+
+
+def _left_to_play(
+    plan: EpisodePlan, recovered: Recovered, statistics: RunStatistics, warnings: list[str]
+) -> EpisodePlan:
+    """Take in what was recorded before, and return what is left to play."""
+    for batch in recovered.journal.batches:
+        statistics.add_columns(batch)
     warnings.extend(dict.fromkeys(recovered.journal.warnings))
     if recovered.forgotten:
         of_damage = [str(one) for one in recovered.damage if not one.is_unfinished]
         warnings.extend(f"damaged, and played again: {text}" for text in of_damage[:5])
+    recorded = recovered.journal.episode_indices()
     before, now = recovered.journal.versions, versions()
     changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name in before]
     changed = [text for text in changed if len({*text.split(" ", 1)[1].split(" -> ")}) > 1]

@@ -22,6 +22,7 @@ from typing import Any
 from maze.core.episode import EpisodeBatch
 from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder, write_episode_table
 from maze.core.errors import OutputError
+from maze.core.ledger.check import current_path
 from maze.core.ledger.data_files import DataFiles
 from maze.core.ledger.journal import FORMAT_VERSION, JOURNAL_FILE, Journal, JournalWriter
 from maze.core.ledger.lock import DirectoryLock
@@ -48,7 +49,8 @@ class LedgerSink(Sink):
         n_episodes: asked for.
         versions: of the libraries that the episodes may depend on.
         command: what was typed, for the record.
-        resumes: whether the directory holds a run already, which goes on.
+        resumes: if the directory holds a run already, which goes on: looks at its journal, and
+            raises if that cannot be. By then, nothing has been changed.
         retry: chooses from the ending of each recorded episode whether it is forgotten, to be
             played again.
     """
@@ -61,7 +63,7 @@ class LedgerSink(Sink):
         n_episodes: int,
         versions: Mapping[str, str],
         command: str = "",
-        resumes: bool = False,
+        resumes: Callable[[Journal], None] | None = None,
         retry: Callable[[str], bool] | None = None,
     ) -> None:
         self._directory = directory
@@ -87,8 +89,8 @@ class LedgerSink(Sink):
         if directory is None:
             return
         try:
-            if self._resumes:
-                self._reopen(directory)
+            if self._resumes is not None:
+                self._reopen(directory, self._resumes)
             else:
                 self._create(directory)
         except FileExistsError:
@@ -129,8 +131,11 @@ class LedgerSink(Sink):
         )
         _write_config(directory / CONFIG_FILE, self._config, self._command)
 
-    def _reopen(self, directory: Path) -> None:
+    def _reopen(self, directory: Path, check: Callable[[Journal], None]) -> None:
         self._lock = DirectoryLock(directory)
+        path = current_path(directory, JOURNAL_FILE)
+        if path.exists():
+            check(Journal(path))
         recovered = self.recovered = recover(directory, self._retry)
         journal = recovered.journal
         self._journal = JournalWriter(directory / JOURNAL_FILE, journal)
