@@ -38,6 +38,8 @@ from maze.core.errors import OutputError
 JOURNAL_FILE = "journal.jsonl"
 TRAJECTORY_FOLDER = "trajectory_data"
 EVENT_FOLDER = "event_logs"
+EPISODES_FILE = "episodes.parquet"
+STATISTICS_FILE = "statistics.json"
 FORMAT_VERSION = 1
 """Raised when a journal could be misread by older versions of Maze."""
 
@@ -290,6 +292,7 @@ class JournalWriter:
 
     Args:
         path: of the file.
+<<<<<<< HEAD
         journal: what it holds already; what comes after its last whole line is cut off. ``None``
             makes a new file.
     """
@@ -309,6 +312,30 @@ class JournalWriter:
     def batches(self) -> Batches:
         """The rows of the episodes that were written, by batch."""
         return Batches(self._path, self._batches)
+=======
+        size: what comes after so many bytes is cut off.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file: BinaryIO = path.open("r+b", buffering=0)
+        self._size = size
+        self._file.truncate(size)
+        self._file.seek(size)
+
+    @classmethod
+    def begin(cls, path: Path, line: Mapping[str, Any]) -> JournalWriter:
+        """Make a journal, which is there with its first line or not at all.
+
+        Raises:
+            FileExistsError: If there is one.
+        """
+        if path.exists():
+            raise FileExistsError(path)
+        temporary = path.with_name(path.name + ".writing")
+        temporary.write_bytes(encode_line({"kind": "run", **line}))
+        os.replace(temporary, path)
+        return cls(path, path.stat().st_size)
+>>>>>>> faults
 
     def write(self, kind: str, line: Mapping[str, Any]) -> None:
         """Append a line. Raises ``OSError`` if that cannot be done; it is not there then."""

@@ -32,8 +32,10 @@ from maze.core.ledger.check import (
 )
 from maze.core.ledger.data_files import EventLayout, layouts_of
 from maze.core.ledger.journal import (
+    EPISODES_FILE,
     EVENT_FOLDER,
     JOURNAL_FILE,
+    STATISTICS_FILE,
     TRAJECTORY_FOLDER,
     Entry,
     Journal,
@@ -120,6 +122,7 @@ def finish_rewriting(directory: Path) -> None:
             assert isinstance(names, list)
         except (ValueError, AssertionError):
             names = []  # It is written at once, so somebody else has changed it.
+        remove_tables(directory)  # They may list what is taken out.
         known = {JOURNAL_FILE}
         for name in names:
             folder, _, rest = str(name).partition("/")
@@ -131,6 +134,12 @@ def finish_rewriting(directory: Path) -> None:
     for folder in (".", TRAJECTORY_FOLDER, EVENT_FOLDER):
         for path in (directory / folder).glob(f"*{REWRITTEN}"):
             path.unlink()
+
+
+def remove_tables(directory: Path) -> None:
+    """Remove what is made of the journal at the end of a run."""
+    for name in (STATISTICS_FILE, EPISODES_FILE):
+        (directory / name).unlink(missing_ok=True)
 
 
 def rewrite(directory: Path, journal: Journal, drop: Collection[int]) -> Recovered:

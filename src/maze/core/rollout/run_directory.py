@@ -17,15 +17,22 @@ import numpy as np
 
 from maze.core.episode_table import EpisodeTable
 from maze.core.errors import MissingExtraError, OutputError, did_you_mean
-from maze.core.ledger.check import DamagedError, PieceFile, current_path, settle_layout
-from maze.core.ledger.data_files import event_file_name, layouts_of
-from maze.core.ledger.journal import EVENT_FOLDER, JOURNAL_FILE, Journal
-from maze.core.sinks.ledger_sink import (
-    CONFIG_FILE,
-    EPISODES_FILE,
-    STATISTICS_FILE,
-    file_checksum,
+from maze.core.ledger.check import (
+    REWRITING_FILE,
+    DamagedError,
+    PieceFile,
+    current_path,
+    settle_layout,
 )
+from maze.core.ledger.data_files import event_file_name, layouts_of
+from maze.core.ledger.journal import (
+    EPISODES_FILE,
+    EVENT_FOLDER,
+    JOURNAL_FILE,
+    STATISTICS_FILE,
+    Journal,
+)
+from maze.core.sinks.ledger_sink import CONFIG_FILE, file_checksum
 from maze.core.trajectory.digest import recorded_digest_in
 from maze.core.trajectory.trajectory import StepsStream, Trajectory, open_streams, read_trajectory
 
@@ -70,7 +77,8 @@ class RunDirectory:
         journal, path = self.journal, self.path / EPISODES_FILE
         if journal is None:
             return EpisodeTable.read_parquet(path)
-        if path.exists() and self._is_as_written(EPISODES_FILE):
+        is_outdated = (self.path / REWRITING_FILE).exists()
+        if path.exists() and not is_outdated and self._is_as_written(EPISODES_FILE):
             try:
                 table = EpisodeTable.read_parquet(path)
                 # A journal that was cut off or damaged knows less.

@@ -19,7 +19,12 @@ import numpy as np
 from maze.core.episode import EpisodeRow
 from maze.core.errors import ConfigError, OutputError
 from maze.core.ledger.check import Damage, find_damage
-from maze.core.ledger.journal import JOURNAL_FILE, TRAJECTORY_FOLDER
+from maze.core.ledger.journal import (
+    EPISODES_FILE,
+    JOURNAL_FILE,
+    STATISTICS_FILE,
+    TRAJECTORY_FOLDER,
+)
 from maze.core.rollout.difference import Difference
 from maze.core.rollout.job import EnvSource, PolicySource, WrapperSource
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
@@ -29,7 +34,7 @@ from maze.core.rollout.rollout_runner import versions
 from maze.core.rollout.run_directory import RunDirectory
 from maze.core.rollout.setup import RunSetup
 from maze.core.rollout.trust import GROUPS, check_trust
-from maze.core.sinks.ledger_sink import CONFIG_FILE, EPISODES_FILE, STATISTICS_FILE, file_checksum
+from maze.core.sinks.ledger_sink import CONFIG_FILE, file_checksum
 from maze.core.trajectory.digest import recorded_digest_in
 
 HowMany: TypeAlias = "Literal['all'] | float | int | None"

@@ -24,14 +24,24 @@ from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder, write_epi
 from maze.core.errors import OutputError
 from maze.core.ledger.check import current_path
 from maze.core.ledger.data_files import DataFiles
+<<<<<<< HEAD
 from maze.core.ledger.journal import FORMAT_VERSION, JOURNAL_FILE, Journal, JournalWriter
+=======
+from maze.core.ledger.journal import (
+    EPISODES_FILE,
+    FORMAT_VERSION,
+    JOURNAL_FILE,
+    STATISTICS_FILE,
+    Batches,
+    Journal,
+    JournalWriter,
+)
+>>>>>>> faults
 from maze.core.ledger.lock import DirectoryLock
-from maze.core.ledger.recovery import Recovered, has_orphans, recover, rewrite
+from maze.core.ledger.recovery import Recovered, has_orphans, recover, remove_tables, rewrite
 from maze.core.sinks.sink import Sink
 
 CONFIG_FILE = "config.yaml"
-EPISODES_FILE = "episodes.parquet"
-STATISTICS_FILE = "statistics.json"
 
 SYNC_SECONDS = 5.0
 """So often it is made sure that what was written is on the disk, and not only with the operating
@@ -117,10 +127,8 @@ class LedgerSink(Sink):
     def _create(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = DirectoryLock(directory)
-        self._journal = JournalWriter(directory / JOURNAL_FILE)
-        self._files = DataFiles(directory, self._begin_file)
-        self._journal.write(
-            "run",
+        self._journal = JournalWriter.begin(
+            directory / JOURNAL_FILE,
             {
                 "format_version": FORMAT_VERSION,
                 "n_episodes": self._n_episodes,
@@ -129,6 +137,7 @@ class LedgerSink(Sink):
                 "config": _as_json(self._config),
             },
         )
+        self._files = DataFiles(directory, self._begin_file)
         _write_config(directory / CONFIG_FILE, self._config, self._command)
 
     def _reopen(self, directory: Path, check: Callable[[Journal], None]) -> None:
@@ -138,10 +147,14 @@ class LedgerSink(Sink):
             check(Journal(path))
         recovered = self.recovered = recover(directory, self._retry)
         journal = recovered.journal
+<<<<<<< HEAD
         self._journal = JournalWriter(directory / JOURNAL_FILE, journal)
         # From here on it is not finished any more: these would be out of date.
         for name in (STATISTICS_FILE, EPISODES_FILE):
             (directory / name).unlink(missing_ok=True)
+=======
+        self._journal = JournalWriter(directory / JOURNAL_FILE, journal.size)
+>>>>>>> faults
         self._files = DataFiles(
             directory, self._begin_file, journal.heads, recovered.sizes, recovered.layouts
         )
@@ -156,6 +169,8 @@ class LedgerSink(Sink):
                 "config": _as_json(self._config),
             },
         )
+        # Now that it is not finished any more, nobody misses these. They would be out of date.
+        remove_tables(directory)
         _write_config(directory / CONFIG_FILE, self._config, self._command)
 
     def write(self, batch: EpisodeBatch) -> None:

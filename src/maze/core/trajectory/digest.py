@@ -124,12 +124,8 @@ def recorded_digest(recorded: Iterable[RecordedSteps], *, is_flat: bool, part_st
     return digest.hexdigest()
 
 
-def recorded_digest_in(streams: Iterable[StepsStream], episode_index: int) -> str | None:
-    """Compute the digest of an episode from the streams of the run's step keys.
-
-    Returns:
-        ``None`` if they have nothing of it.
-    """
+def recorded_digest_in(streams: Iterable[StepsStream], episode_index: int) -> str:
+    """Compute the digest of an episode from the streams of the run's step keys."""
     recorded: list[RecordedSteps] = []
     is_flat, part_steps = True, 1
     for stream in streams:
@@ -145,8 +141,6 @@ def recorded_digest_in(streams: Iterable[StepsStream], episode_index: int) -> st
                     rows.to_batches(),
                 )
             )
-    if not recorded:
-        return None
     return recorded_digest(recorded, is_flat=is_flat, part_steps=part_steps)
 
 
