@@ -292,35 +292,16 @@ class JournalWriter:
 
     Args:
         path: of the file.
-<<<<<<< HEAD
-        journal: what it holds already; what comes after its last whole line is cut off. ``None``
-            makes a new file.
+        journal: what it holds. What comes after its last whole line is cut off.
     """
 
-    def __init__(self, path: Path, journal: Journal | None = None) -> None:
+    def __init__(self, path: Path, journal: Journal) -> None:
         self._path = path
-        self._file: BinaryIO = path.open("xb" if journal is None else "r+b", buffering=0)
-        self._size = 0
-        self._batches: list[tuple[int, int]] = []
-        if journal is not None:
-            self._size = journal.size
-            self._batches.extend(journal.batches.lines)
-            self._file.truncate(self._size)
-            self._file.seek(self._size)
-
-    @property
-    def batches(self) -> Batches:
-        """The rows of the episodes that were written, by batch."""
-        return Batches(self._path, self._batches)
-=======
-        size: what comes after so many bytes is cut off.
-    """
-
-    def __init__(self, path: Path, size: int) -> None:
         self._file: BinaryIO = path.open("r+b", buffering=0)
-        self._size = size
-        self._file.truncate(size)
-        self._file.seek(size)
+        self._size = journal.size
+        self._batches = list(journal.batches.lines)
+        self._file.truncate(self._size)
+        self._file.seek(self._size)
 
     @classmethod
     def begin(cls, path: Path, line: Mapping[str, Any]) -> JournalWriter:
@@ -334,8 +315,12 @@ class JournalWriter:
         temporary = path.with_name(path.name + ".writing")
         temporary.write_bytes(encode_line({"kind": "run", **line}))
         os.replace(temporary, path)
-        return cls(path, path.stat().st_size)
->>>>>>> faults
+        return cls(path, Journal(path))
+
+    @property
+    def batches(self) -> Batches:
+        """The rows of the episodes that were written, by batch."""
+        return Batches(self._path, self._batches)
 
     def write(self, kind: str, line: Mapping[str, Any]) -> None:
         """Append a line. Raises ``OSError`` if that cannot be done; it is not there then."""

@@ -263,9 +263,13 @@ def _wrong_trajectory(run: RunDirectory, row: EpisodeRow) -> str:
         return str(error)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         return f"it cannot be understood ({error})"
-    return (
-        "" if digest == row.digest else f"the digest is {digest}, and the table says {row.digest}"
-    )
+    if digest == row.digest:
+        return ""
+    if all(stream.rows(row.episode_index) is None for stream in run.streams):
+        # It was not recorded, or ended its process before anything could be.
+        is_missing = run.streams and row.n_steps
+        return "there are no rows of an episode that had steps" if is_missing else ""
+    return f"the digest is {digest}, and the table says {row.digest}"
 
 
 def _chosen(indices: Sequence[int], how_many: HowMany) -> list[int]:

@@ -24,19 +24,14 @@ from maze.core.episode_table import EpisodeTable, EpisodeTableBuilder, write_epi
 from maze.core.errors import OutputError
 from maze.core.ledger.check import current_path
 from maze.core.ledger.data_files import DataFiles
-<<<<<<< HEAD
-from maze.core.ledger.journal import FORMAT_VERSION, JOURNAL_FILE, Journal, JournalWriter
-=======
 from maze.core.ledger.journal import (
     EPISODES_FILE,
     FORMAT_VERSION,
     JOURNAL_FILE,
     STATISTICS_FILE,
-    Batches,
     Journal,
     JournalWriter,
 )
->>>>>>> faults
 from maze.core.ledger.lock import DirectoryLock
 from maze.core.ledger.recovery import Recovered, has_orphans, recover, remove_tables, rewrite
 from maze.core.sinks.sink import Sink
@@ -147,14 +142,7 @@ class LedgerSink(Sink):
             check(Journal(path))
         recovered = self.recovered = recover(directory, self._retry)
         journal = recovered.journal
-<<<<<<< HEAD
         self._journal = JournalWriter(directory / JOURNAL_FILE, journal)
-        # From here on it is not finished any more: these would be out of date.
-        for name in (STATISTICS_FILE, EPISODES_FILE):
-            (directory / name).unlink(missing_ok=True)
-=======
-        self._journal = JournalWriter(directory / JOURNAL_FILE, journal.size)
->>>>>>> faults
         self._files = DataFiles(
             directory, self._begin_file, journal.heads, recovered.sizes, recovered.layouts
         )
