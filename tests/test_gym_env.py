@@ -290,7 +290,7 @@ def test_a_render_mode_can_be_added_later():
 
 
 def test_a_render_mode_cannot_be_added_to_an_object():
-    with pytest.raises(ConfigError, match=r"passed as an object.*Pass its id"):
+    with pytest.raises(ConfigError, match=r"was not made from an id.*render_mode=None"):
         GymMazeEnv(CountingEnv()).with_render_mode("rgb_array")
 
 

@@ -121,6 +121,7 @@ VALUES = (
     "maze.core.events",
     "maze.core.statistics",
     "maze.core.trajectory",
+    "maze.core.ledger",
     "maze.core.episode",
     "maze.core.episode_table",
     "maze.core.seeding",

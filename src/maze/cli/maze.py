@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from maze.cli import replay, resume, verify, video
 from maze.cli.messages import (
@@ -50,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed = _parser().parse_args([word for word in given if word != "--debug"])
     except SystemExit as end:  # It has printed the help, or what is wrong.
         return OK if end.code in (None, OK) else BAD_INPUT
-    with Terminations() as terminations:
+    with Terminations() as terminations, warnings.catch_warnings():
+        warnings.showwarning = _print_warning
         try:
             if getattr(parsed, "trust", False):
                 _import_from_here()
@@ -61,6 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             return report(error, show_traceback)
     return terminations.exit_code(code) if code == INTERRUPTED else code
+
+
+def _print_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning without the line of our code that gave it."""
+    with perhaps_unread():
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

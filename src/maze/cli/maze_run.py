@@ -27,7 +27,7 @@ from maze.cli.messages import (
     print_lines,
     report,
 )
-from maze.core.errors import ConfigError
+from maze.core.errors import ConfigError, RunStoppedError
 from maze.core.rollout.interrupts import Terminations
 from maze.version import __version__
 
@@ -110,6 +110,8 @@ class Command:
             exit_code = self._play_config(config, Path(hydra_config.runtime.cwd), directory)
         except Exception as error:
             log.exception("the run ended with an error")
+            if isinstance(error, RunStoppedError):
+                print_result(error.result)
             exit_code = report(error, self._show_traceback)
             if not is_one_of_several:
                 _remove_if_nothing_was_played(directory)
@@ -149,9 +151,17 @@ class Command:
             config=plain,
             command=self._text,
         )
+        print_result(result)
+        return exit_code_of(result)
+
+
+def print_result(result: object) -> None:
+    """Print a result, if it is one."""
+    from maze.core.rollout.result import RolloutResult
+
+    if isinstance(result, RolloutResult):
         with perhaps_unread():
             result.print()
-        return exit_code_of(result)
 
 
 def exit_code_of(result: RolloutResult) -> int:

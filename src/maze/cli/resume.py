@@ -7,8 +7,8 @@ import shlex
 import sys
 from typing import Any
 
-from maze.cli.messages import perhaps_unread, print_lines
-from maze.core.errors import ConfigError
+from maze.cli.messages import print_lines
+from maze.core.errors import ConfigError, RunStoppedError
 
 DESCRIPTION = """\
 Plays the episodes that are missing in an output directory: those that an interrupted or killed run
@@ -46,20 +46,23 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from maze.cli.maze_run import exit_code_of
+    from maze.cli.maze_run import exit_code_of, print_result
     from maze.core.rollout.resume import resume_run
 
     changes = dict(parse_option(option) for option in arguments.options)
-    result = resume_run(
-        arguments.directory,
-        changes,
-        retry_failed=arguments.retry_failed,
-        trust=arguments.trust,
-        command=shlex.join(["maze", *sys.argv[1:]]),
-        on_start=lambda text: print_lines([text, ""]),
-    )
-    with perhaps_unread():
-        result.print()
+    try:
+        result = resume_run(
+            arguments.directory,
+            changes,
+            retry_failed=arguments.retry_failed,
+            trust=arguments.trust,
+            command=shlex.join(["maze", *sys.argv[1:]]),
+            on_start=lambda text: print_lines([text, ""]),
+        )
+    except RunStoppedError as error:
+        print_result(error.result)
+        raise
+    print_result(result)
     return exit_code_of(result)
 
 

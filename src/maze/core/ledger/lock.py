@@ -64,6 +64,23 @@ class DirectoryLock:
             return False
 
 
+def is_locked(directory: Path) -> bool:
+    """Return whether somebody writes into a directory just now."""
+    try:
+        file = os.open(directory / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        _lock(file)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return False
+
+
 def _lock(file: int) -> None:
     try:
         import fcntl

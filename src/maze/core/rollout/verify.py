@@ -25,6 +25,7 @@ from maze.core.ledger.journal import (
     STATISTICS_FILE,
     TRAJECTORY_FOLDER,
 )
+from maze.core.ledger.lock import is_locked
 from maze.core.rollout.difference import Difference
 from maze.core.rollout.job import EnvSource, PolicySource, WrapperSource
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
@@ -83,6 +84,8 @@ class Verification:
     deviations: tuple[Deviation, ...]
     changed_versions: tuple[str, ...]
     """Libraries that have another version than when the run was recorded."""
+    goes_on: bool = False
+    """Whether the run was still being written to."""
 
     @property
     def is_good(self) -> bool:
@@ -102,7 +105,10 @@ class Verification:
     def lines(self) -> Iterator[str]:
         """Yield the report, line by line."""
         missing = self.n_requested - self.n_episodes
-        left = f", {missing:,} missing (maze resume {self.path} plays them)" if missing > 0 else ""
+        left = ""
+        if missing > 0:
+            hint = "the run goes on" if self.goes_on else f"maze resume {self.path} plays them"
+            left = f", {missing:,} missing ({hint})"
         yield f"episodes      {self.n_episodes:,} of {self.n_requested:,} recorded{left}"
         if self.damage:
             yield f"damage        {len(self.damage):,} found:"
@@ -181,6 +187,7 @@ def verify_run(
         OutputError: If the directory holds no run.
         ConfigError: If episodes are to be played again, and cannot be.
     """
+    goes_on = is_locked(Path(directory))
     run = RunDirectory(directory)
     damage = list(_damaged_files(run))
     table = run.table
@@ -213,6 +220,7 @@ def verify_run(
     n_requested = None if run.journal is None else run.journal.n_requested
     return Verification(
         path=run.path,
+        goes_on=goes_on,
         n_requested=len(table) if n_requested is None else n_requested,
         n_episodes=len(table),
         n_trajectories=n_trajectories,

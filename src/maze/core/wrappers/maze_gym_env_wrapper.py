@@ -179,9 +179,9 @@ class GymMazeEnv(StructuredEnv):
         """
         if self._recipe is None:
             raise ConfigError(
-                f"this {type(self._layered_env).__name__} was passed as an object, so it cannot be"
-                f" made again with render mode {render_mode!r}. Pass its id to GymMazeEnv, or make"
-                f" it with render_mode={render_mode!r}."
+                f"this {type(self._layered_env).__name__} was not made from an id, so it cannot be"
+                f" made again with render mode {render_mode!r}. Let its constructor take"
+                f" render_mode=None, or make it with render_mode={render_mode!r}."
             )
         recipe = replace(self._recipe, render_mode=render_mode)
         return self._another(recipe.make(), recipe)
