@@ -203,6 +203,20 @@ class FaultyEnv(WalkEnv):
         return super().step(action)
 
 
+class FailsNowAndThenEnv(WalkEnv):
+    """Breaks in the third step of one episode in ``every``."""
+
+    def __init__(self, every: int = 50) -> None:
+        super().__init__()
+        self.every = every
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        assert self.seed is not None
+        if self.count == 2 and self.seed % self.every == 0:
+            raise_error()
+        return super().step(action)
+
+
 class FailsToBuildEnv(WalkEnv):
     """Cannot be built the second time in a process, and breaks in episodes with some env seeds."""
 

@@ -341,6 +341,25 @@ def assert_damage_is_survived(
         assert name in files, files
 
 
+def test_a_damaged_line_of_column_names_is_named_and_not_believed(in_batches):
+    events = maze.load(in_batches).events("Reward")
+    flip(in_batches / "event_logs" / "Reward.tsv", 0)
+    (one,) = damage(in_batches)
+    assert str(one) == (
+        "event_logs/Reward.tsv: the first line, which names its columns, was changed"
+    )
+    assert maze.load(in_batches).events("Reward").equals(events)
+
+
+def test_a_stream_that_ends_too_early_by_its_mark_only_is_named(in_batches):
+    stream = in_batches / "trajectory_data" / "steps_0.arrow"
+    os.truncate(stream, stream.stat().st_size - 8)
+    (one,) = damage(in_batches)
+    assert str(one) == "trajectory_data/steps_0.arrow: the mark at its end is missing"
+    assert not one.is_unfinished
+    assert len(list(maze.load(in_batches))) == N
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", DATA_FILES[:2])
 @pytest.mark.parametrize("spoil", [flip, truncate, empty, delete, overwrite])

@@ -272,11 +272,15 @@ def _damage_by_layout(
 def _rest(file: PieceFile, end: int, journal: Journal, closing: bytes) -> Iterator[Damage]:
     """Look at what comes after the last piece."""
     rest = file.size - end
-    if rest <= 0 or (rest == len(closing) and file.read_at(end, rest) == closing):
+    if rest == len(closing) and file.read_at(end, rest) == closing:
         return
-    is_damage = journal.finished is not None
-    what = f"{rest:,} bytes after the last episode were {'added' if is_damage else 'not finished'}"
-    yield Damage(file.name, what, is_unfinished=not is_damage)
+    if rest > 0:
+        is_damage = journal.finished is not None
+        how = "added" if is_damage else "not finished"
+        what = f"{rest:,} bytes after the last episode were {how}"
+        yield Damage(file.name, what, is_unfinished=not is_damage)
+    elif rest == 0 and journal.finished is not None:
+        yield Damage(file.name, "the mark at its end is missing")
 
 
 def _read_or_none(file: PieceFile, length: int) -> bytes | None:

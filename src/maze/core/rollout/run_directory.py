@@ -173,7 +173,8 @@ class RunDirectory:
         try:
             with PieceFile.at(path, name) as file:
                 damage = settle_layout(file, self.journal, layout, places)
-                if not damage and file.size == layout.size:
+                head = self.journal.heads[name]
+                if not damage and file.size == layout.size and file.read_at(0, len(head)) == head:
                     return path
                 lost = {index for one in damage for index in one.episode_indices}
                 texts = zip(layout.indices(), layout.offsets(), layout.sizes(), strict=True)
@@ -183,7 +184,7 @@ class RunDirectory:
             raise OutputError(f"{path} is damaged: {error}") from error
         for one in damage:
             warn(f"{one}: they are left out")
-        return io.BytesIO(self.journal.heads[name] + data)
+        return io.BytesIO(head + data)
 
     def trajectory(self, episode_index: int) -> Trajectory:
         """Return the recorded data of an episode as arrays.
