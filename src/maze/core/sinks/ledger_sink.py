@@ -190,7 +190,11 @@ class LedgerSink(Sink):
             self._files.close()
         if self._has_parts and not self._is_broken:
             self._remove_orphans(self._directory)
-        write_episode_table(self._directory / EPISODES_FILE, self._journal.batches)
+        try:
+            write_episode_table(self._directory / EPISODES_FILE, self._journal.batches)
+        except (OSError, OutputError):
+            if not self._is_broken:  # Else it is for the reason that was told already.
+                raise
 
     def _remove_orphans(self, directory: Path) -> None:
         """Remove the parts of episodes that were broken off and begun again."""
