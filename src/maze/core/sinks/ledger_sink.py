@@ -185,7 +185,7 @@ class LedgerSink(Sink):
                 if self._files.sort_event_logs():
                     self._journal.write("sorted", {})
                 self._files.sync()
-            self._journal.sync()
+                self._journal.sync()
         finally:
             self._files.close()
         if self._has_parts and not self._is_broken:
