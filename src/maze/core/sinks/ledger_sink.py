@@ -143,9 +143,6 @@ class LedgerSink(Sink):
         recovered = self.recovered = recover(directory, self._retry)
         journal = recovered.journal
         self._journal = JournalWriter(directory / JOURNAL_FILE, journal)
-        self._files = DataFiles(
-            directory, self._begin_file, journal.heads, recovered.sizes, recovered.layouts
-        )
         if recovered.is_sorted_since:
             self._journal.write("sorted", {})
         self._journal.write(
@@ -159,6 +156,10 @@ class LedgerSink(Sink):
         )
         # Now that it is not finished any more, nobody misses these. They would be out of date.
         remove_tables(directory)
+        # Only now, since the ends of the files are cut off by it: a finished run has them.
+        self._files = DataFiles(
+            directory, self._begin_file, journal.heads, recovered.sizes, recovered.layouts
+        )
         _write_config(directory / CONFIG_FILE, self._config, self._command)
 
     def write(self, batch: EpisodeBatch) -> None:
