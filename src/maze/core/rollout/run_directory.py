@@ -226,9 +226,9 @@ class RunDirectory:
 
     def _read(self, episode_index: int) -> Trajectory | None:
         trajectory = read_trajectory(self.streams, episode_index)
-        if trajectory is None or all(s.is_listed(episode_index) for s in self.streams):
+        if trajectory is None or all(stream.vouches_for(episode_index) for stream in self.streams):
             return trajectory
-        # No line of the journal vouches for it, so that its digest has to.
+        # No checksum of the journal vouches for it, so that its digest has to.
         try:
             digest = self.table.row(episode_index).digest
         except KeyError:

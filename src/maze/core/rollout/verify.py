@@ -73,7 +73,9 @@ class Verification:
     n_episodes: int
     """Recorded."""
     n_trajectories: int
-    """Compared with the digest in the episode table."""
+    """Recorded ones that fit the digest in the episode table."""
+    n_lost: int
+    """Those that do not, or cannot be read."""
     damage: tuple[Damage, ...]
     """What is not as it was written."""
     unfinished: tuple[Damage, ...]
@@ -117,14 +119,9 @@ class Verification:
             yield "files         all as they were written"
         for one in self.unfinished:
             yield f"unfinished    {one}; it never counted"
-        if self.n_trajectories:
-            of_steps = filter(_is_of_steps, self.damage)
-            n_wrong = len({index for one in of_steps for index in one.episode_indices})
-            yield (
-                f"trajectories  {self.n_trajectories:,} fit their digests"
-                if not n_wrong
-                else f"trajectories  {self.n_trajectories:,} fit their digests, {n_wrong:,} do not"
-            )
+        if self.n_trajectories or self.n_lost:
+            others = f", {self.n_lost:,} do not" if self.n_lost else ""
+            yield f"trajectories  {self.n_trajectories:,} fit their digests{others}"
         if self.n_replayed or self.n_not_replayable:
             n_equal = self.n_replayed - len(self.deviations)
             yield (
@@ -197,15 +194,14 @@ def verify_run(
             what = f"the lines are missing that {EPISODES_FILE} was made from"
             damage.append(Damage(JOURNAL_FILE, what, tuple(sorted(unlisted))))
     known = {index for one in damage if _is_of_steps(one) for index in one.episode_indices}
-    n_trajectories = 0
+    n_trajectories = n_lost = 0
     with Progress(len(table), show_progress) as progress:
         for n_checked, row in enumerate(table):
-            if row.episode_index not in known:
-                reason = _wrong_trajectory(run, row)
-                if reason:
-                    damage.append(Damage(TRAJECTORY_FOLDER, reason, (row.episode_index,)))
-                elif run.streams:
-                    n_trajectories += 1
+            reason = _wrong_trajectory(run, row)
+            n_lost += bool(reason)
+            n_trajectories += bool(run.streams and not reason)
+            if reason and row.episode_index not in known:
+                damage.append(Damage(TRAJECTORY_FOLDER, reason, (row.episode_index,)))
             progress.update(n_checked, 0, float("nan"))
     chosen = _chosen(table.episode_indices.tolist(), replay)
     deviations: list[Deviation] = []
@@ -224,6 +220,7 @@ def verify_run(
         n_requested=len(table) if n_requested is None else n_requested,
         n_episodes=len(table),
         n_trajectories=n_trajectories,
+        n_lost=n_lost,
         damage=tuple(one for one in damage if not one.is_unfinished),
         unfinished=tuple(one for one in damage if one.is_unfinished),
         n_replayed=len(replayable),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from maze.core.env.structured_env import StepKey
 from maze.core.errors import MazeError, OutputError
 from maze.core.ledger.check import DamagedError, PieceFile, current_path
-from maze.core.ledger.journal import TRAJECTORY_FOLDER, Journal, Piece
+from maze.core.ledger.journal import TRAJECTORY_FOLDER, Journal, checksum_of
 from maze.core.trajectory.arrow_messages import body_length, check_declared_sizes
 from maze.core.trajectory.columns import Leaf, from_plain, leaves
 from maze.core.trajectory.space_json import space_from_json
@@ -168,7 +168,10 @@ class StepsStream:
         self._observation_leaves = leaves(self.observation_space, "observation")
         self._action_leaves = leaves(self.action_space, "action")
         self._batches: tuple[_Place, list[pa.RecordBatch]] | None = None
+        self._failed: tuple[_Place, DamagedError] | None = None
         self._listed = _Listing(journal, name)
+        self._changed: set[_Place] = set()
+        """Places whose data did not fit its checksum when it was read."""
 
     def episode_indices(self) -> list[int]:
         """Return the indices of the episodes that are there, in order.
@@ -177,9 +180,13 @@ class StepsStream:
         """
         return self._listed.episode_indices.tolist() if self._listed else sorted(self._found)
 
-    def is_listed(self, episode_index: int) -> bool:
-        """Return whether a journal vouches for what ``rows`` returns."""
-        return episode_index in self._listed
+    def vouches_for(self, episode_index: int) -> bool:
+        """Return whether what ``rows`` returns fits the checksums that the journal lists.
+
+        Else, it is what could be decoded, and has to be compared with the episode's digest.
+        """
+        places = self._listed.places(episode_index)
+        return places is not None and self._changed.isdisjoint(places)
 
     def rows(self, episode_index: int) -> pa.Table | None:
         """Return the rows of an episode; ``None`` if it has none here.
@@ -214,12 +221,23 @@ class StepsStream:
 
     def _read(self, place: _Place) -> list[pa.RecordBatch]:
         # Episodes next to each other are mostly in one batch: it is decompressed once.
+        if self._failed is not None and self._failed[0] == place:
+            raise self._failed[1]
         if self._batches is None or self._batches[0] != place:
-            with PieceFile.at(self.path, self.name) as file:
-                piece = Piece(place.offset, place.length, place.checksum)
-                data = file.read(piece) if place.checksum else file.read_at(*place[:2])
-            self._batches = place, self._decoded(data)
+            try:
+                self._batches = place, self._decoded(self._data_at(place))
+            except DamagedError as error:
+                self._failed = place, error
+                raise
         return self._batches[1]
+
+    def _data_at(self, place: _Place) -> bytes:
+        with PieceFile.at(self.path, self.name) as file:
+            data = file.read_at(place.offset, place.length)
+        # A few changed bytes may spoil one of the episodes that share them, and not the others.
+        if place.checksum and checksum_of(data) != place.checksum:
+            self._changed.add(place)
+        return data
 
     def _decoded(self, data: bytes) -> list[pa.RecordBatch]:
         source = pa.BufferReader(data)
