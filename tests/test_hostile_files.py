@@ -5,12 +5,15 @@ Their checksums are right, since anybody can compute them.
 
 import contextlib
 import json
+import pickle
 import random
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -210,3 +213,91 @@ def test_a_journal_that_makes_no_sense_gives_errors_of_ours(change, recorded):
     ):
         with contextlib.suppress(maze.core.errors.MazeError):
             look()
+
+
+class Trap:
+    """Leaves a canary where it is unpickled."""
+
+    def __reduce__(self):
+        return open, ("canary", "w")
+
+
+def test_what_lies_in_a_directory_from_somebody_else_is_not_executed(recorded, monkeypatch):
+    # Whatever a file of ours, or one beside them, would do if it was loaded or imported.
+    trap = pickle.dumps(Trap())
+    sing = "open('canary', 'w')\n"
+    for name in ("steps_0.pkl", "steps_1.arrow", "episode_0.pickle", "steps_place.arrow"):
+        (recorded / "trajectory_data" / name).write_bytes(trap)
+    for name in ("episodes.pkl", "policy.pt", "model.pkl", "state.joblib", "statistics.pkl"):
+        (recorded / name).write_bytes(trap)
+    for name in ("event_logs/Pickled.tsv", "replaced.jsonl"):
+        (recorded / name).write_bytes(trap)
+    np.savez(recorded / "trajectory_data" / "steps_2.npz", np.array([Trap()], dtype=object))
+    np.save(recorded / "episodes.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    with_extension_type(recorded / "trajectory_data" / "steps_3.arrow", trap)
+    jsonpickle = {"py/reduce": [{"py/function": "builtins.open"}, {"py/tuple": ["canary", "w"]}]}
+    (recorded / "statistics.json").write_text(json.dumps({"statistics": jsonpickle}))
+    hostile_yaml = "!!python/object/apply:builtins.open ['canary', 'w']\n"
+    (recorded / "config.yaml").write_text(hostile_yaml)
+    (recorded / ".hydra").mkdir()
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        (recorded / ".hydra" / name).write_text(hostile_yaml)
+    for name in ("canary_env", "sitecustomize", "usercustomize", "numpy", "maze", "conftest"):
+        (recorded / f"{name}.py").write_text(sing)
+
+    def name_the_trap(fields):
+        if "config" in fields:
+            fields["config"]["env"] = {"_target_": "canary_env.Env"}
+            fields["config"]["policy"] = {"_target_": "builtins.open", "file": "canary"}
+        return fields
+
+    rewrite_journal(recorded, name_the_trap)
+    code = """
+import sys, warnings
+import maze
+from maze.cli.maze import main
+warnings.simplefilter("ignore")
+run = maze.load(".")
+print(run, len(run.table), len(list(run)), run.config["env"], run.statistics, run.event_types)
+print(run.events("Reward"), run.episodes)
+commands = ["verify .", "verify . --replay 1", "resume . runner.n_episodes=40", "video .",
+            "replay . --episode 1"]
+for command in commands:
+    print(command, "->", main(command.split()))
+    sys.stdout.flush()
+"""
+    done = subprocess.run(
+        # As an installed command, with no place for modules in the current directory.
+        [sys.executable, "-P", "-c", code],
+        cwd=recorded,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (recorded / "canary").exists()
+    assert re.findall(r"^(.*) -> (\d)$", done.stdout, re.MULTILINE) == [
+        ("verify .", "1"),
+        ("verify . --replay 1", "2"),
+        ("resume . runner.n_episodes=40", "2"),
+        ("video .", "2"),
+        ("replay . --episode 1", "2"),
+    ]
+    assert done.stderr.count("If you trust whoever made it, agree with --trust") == 4
+    assert done.stderr.count("\n  canary_env.Env\n") == 4
+    assert done.stderr.count("\n  builtins.open\n") == 2  # Recorded actions need no policy.
+    monkeypatch.chdir(recorded)
+    pickle.loads(trap).close()  # It would have sung.
+    assert (recorded / "canary").exists()
+
+
+def with_extension_type(path: Path, trap: bytes) -> None:
+    """Write a stream with a column of a type that older versions of pyarrow unpickle."""
+    metadata = {
+        b"ARROW:extension:name": b"arrow.py_extension_type",
+        b"ARROW:extension:metadata": trap,
+    }
+    field = pa.field("episode_index", pa.int64(), metadata=metadata)
+    schema = pa.schema([field], metadata={b"maze": b"{}"})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        writer.write_batch(pa.record_batch([pa.array([0, 1])], schema=schema))
