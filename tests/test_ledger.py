@@ -558,3 +558,20 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     file.write_text("")
     with pytest.raises(OutputError, match="it is a file"):
         play(file)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("env", [WalkEnv, TwoStepEnv])
+def test_of_a_batch_with_a_changed_bit_no_wrong_episode_is_read(env, tmp_path):
+    play(tmp_path, env=env)
+    whole = {t.episode_index: plain(t) for t in maze.load(tmp_path)}
+    (path,) = sorted((tmp_path / "trajectory_data").glob("*.arrow"))[:1]
+    data = path.read_bytes()
+    n_saved = 0
+    for at in range(len(data) - 1, len(data) - 1600, -7):
+        flip(path, at)
+        found = {t.episode_index: plain(t) for t in maze.load(tmp_path)}
+        assert all(is_same(trajectory, whole[index]) for index, trajectory in found.items())
+        n_saved += 0 < len(found) < N
+        path.write_bytes(data)
+    assert n_saved > 0 or env is TwoStepEnv

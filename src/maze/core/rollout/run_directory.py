@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maze.core.episode import EpisodeRow
 from maze.core.episode_table import EpisodeTable
 from maze.core.errors import MissingExtraError, OutputError, did_you_mean
 from maze.core.ledger.check import (
@@ -230,19 +231,40 @@ class RunDirectory:
             return trajectory
         # No checksum of the journal vouches for it, so that its digest has to.
         try:
-            digest = self.table.row(episode_index).digest
+            row = self.table.row(episode_index)
         except KeyError:
             return None
         try:
             found = recorded_digest_in(self.streams, episode_index)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             found = f"none ({error})"
-        if found != digest:
+        if found != row.digest or not self._agrees(trajectory, row):
             raise OutputError(
                 f"the data of episode {episode_index} in {self.path} is damaged: it does not fit"
                 " the digest in the episode table"
             )
         return trajectory
+
+    def _agrees(self, trajectory: Trajectory, row: EpisodeRow) -> bool:
+        """Return whether what no digest is about is as it has to be."""
+        flags = row.ending == "terminated", row.ending == "truncated"
+        if (trajectory.terminated, trajectory.truncated) != flags:
+            return False
+        for stream in self.streams:
+            part = trajectory.by_step_key.get(stream.step_key)
+            if part is None:
+                continue
+            if not stream.description["is_flat"]:
+                # Nothing but the checksum knows the times of sub-steps.
+                return not stream.is_changed(row.episode_index)
+            counted = np.arange(len(part.steps))
+            if not (
+                np.array_equal(part.steps, counted)
+                and np.array_equal(part.env_times, counted)
+                and not part.agent_ids.any()
+            ):
+                return False
+        return True
 
     def __len__(self) -> int:
         """Return the number of finished episodes."""

@@ -185,8 +185,11 @@ class StepsStream:
 
         Else, it is what could be decoded, and has to be compared with the episode's digest.
         """
-        places = self._listed.places(episode_index)
-        return places is not None and self._changed.isdisjoint(places)
+        return self._listed.places(episode_index) is not None and not self.is_changed(episode_index)
+
+    def is_changed(self, episode_index: int) -> bool:
+        """Return whether data that ``rows`` has read did not fit the checksum in the journal."""
+        return not self._changed.isdisjoint(self._listed.places(episode_index) or ())
 
     def rows(self, episode_index: int) -> pa.Table | None:
         """Return the rows of an episode; ``None`` if it has none here.
