@@ -298,6 +298,42 @@ class WaitToBeKilled:
         time.sleep(60)
 
 
+@dataclass(frozen=True)
+class KillOnce:
+    """Kills the first process that comes here with the same name; others pass."""
+
+    directory: Path
+    name: str
+
+    def __call__(self) -> None:
+        try:
+            (self.directory / self.name).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        kill_process()
+
+
+class KilledOnceEnv(WalkEnv):
+    """Its process is killed in each of some episodes, the first time that they are played."""
+
+    def __init__(self, directory: Path, seeds: Collection[int]) -> None:
+        super().__init__()
+        self.directory, self.seeds = directory, seeds
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        if self.count == 3 and self.seed in self.seeds:
+            KillOnce(self.directory, f"killed_in_{self.seed}")()
+        return super().step(action)
+
+
+class TellsMuchEnv(CountingEnv):
+    """Returns an info of two megabytes with each step."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        *result, _ = super().step(action)
+        return (*result, {"picture": np.ones(2**21, np.uint8)})
+
+
 class RegistersProcessEnv(FaultyEnv):
     """Leaves a file named after its process in a directory."""
 
