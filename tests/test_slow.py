@@ -215,7 +215,8 @@ def test_damage_at_any_byte_is_named_and_costs_no_episode_but_those_that_it_is_i
         assert list(run.table) == rows, at
         found = {t.episode_index: plain(t) for t in run}
         lost_steps = lost if name.startswith("trajectory_data") else set()
-        assert found.keys() == trajectories.keys() - lost_steps, at
+        # Of what shares a batch with the damage, some may be whole: their digests tell.
+        assert trajectories.keys() >= found.keys() >= trajectories.keys() - lost_steps, at
         assert all(is_same(one, trajectories[index]) for index, one in found.items()), at
         if name.startswith("event_logs"):
             try:
