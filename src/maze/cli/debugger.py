@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pdb
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from maze.core.agent.policy import StructuredPolicy
 from maze.core.env.structured_env import Action, ActorID, Observation, StructuredEnv
 from maze.core.episode import EpisodeRow
 from maze.core.errors import ConfigError, OutputError, SpaceError
+from maze.core.events.event import Event
 from maze.core.rollout.replay import n_recorded_actions, recorded_row
 from maze.core.rollout.run_directory import RunDirectory
 from maze.core.wrappers.wrapper import StepResult, Wrapper
@@ -162,6 +163,10 @@ class _StoppingPolicy(StructuredPolicy):
         self._policy = policy
         self._debugger = debugger
         self._step = 0
+        self.emits_events = policy.emits_events
+
+    def take_events(self, memory: Any) -> Sequence[Event]:
+        return self._policy.take_events(memory)
 
     def start_episode(self, seed: int) -> Any:
         self._step = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gymnasium import spaces
 from numpy.random import SeedSequence
 
 from maze.core.agent.policy import FlatPolicy, StructuredPolicy
@@ -24,21 +25,36 @@ class FlatPolicies(StructuredPolicy):
     the position of its step key.
 
     Args:
-        policies: a flat policy, or its config, for each step key of the environment.
+        policies: a flat policy, or its config, for each step key of the environment. There may be
+            more of them than step keys, so that variants of an environment can share a config.
+        action_spaces: the environment's, by step key. A config gets that of its step key as
+            ``action_space``, if it takes it.
+        observation_spaces: the same, as ``observation_space``.
 
     Raises:
         ConfigError: If there is no policy, or one is no ``FlatPolicy`` and no config of one.
     """
 
-    def __init__(self, policies: Mapping[StepKey, FlatPolicy | Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        policies: Mapping[StepKey, FlatPolicy | Mapping[str, Any]],
+        action_spaces: Mapping[StepKey, spaces.Dict] | None = None,
+        observation_spaces: Mapping[StepKey, spaces.Dict] | None = None,
+    ) -> None:
         if not isinstance(policies, Mapping) or not policies:
             raise ConfigError(
                 "'policies' of FlatPolicies has to be a mapping from step keys to flat policies,"
                 f" got {policies!r}."
             )
+        # Those of step keys that the environment does not have could not be built for it.
         self.policies: dict[StepKey, FlatPolicy] = {
-            step_key: Factory(FlatPolicy, where=f"policies.{step_key}").build(policy)
+            step_key: Factory(FlatPolicy, where=f"policies.{step_key}").build(
+                policy,
+                **_of_key("action_space", action_spaces, step_key),
+                **_of_key("observation_space", observation_spaces, step_key),
+            )
             for step_key, policy in policies.items()
+            if action_spaces is None or step_key in action_spaces
         }
 
     def start_episode(self, seed: int) -> dict[StepKey, Any]:
@@ -64,3 +80,9 @@ class FlatPolicies(StructuredPolicy):
                 f" {', '.join(map(repr, self.policies))}."
             )
         return policy.act(observation, memory[actor.step_key], deterministic)
+
+
+def _of_key(
+    name: str, by_key: Mapping[StepKey, spaces.Dict] | None, step_key: StepKey
+) -> dict[str, spaces.Dict]:
+    return {name: by_key[step_key]} if by_key is not None and step_key in by_key else {}

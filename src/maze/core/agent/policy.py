@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from maze.core.env.structured_env import Action, ActorID, Observation
+from maze.core.events.event import Event
 
 
 class StructuredPolicy(ABC):
     """Observation and actor in, action out."""
+
+    emits_events: bool = False
+    """Whether ``take_events`` is to be asked. A policy that emits events sets it."""
 
     def start_episode(self, seed: int) -> Any:
         """Return the memory of one episode.
@@ -62,6 +66,17 @@ class StructuredPolicy(ABC):
             self.act(observation, actor, memory, deterministic)
             for observation, actor, memory in zip(observations, actors, memories, strict=True)
         ]
+
+    def take_events(self, memory: Any) -> Sequence[Event]:
+        """Return what happened in the policy while it chose the last action of an episode.
+
+        They are logged and measured as the environment's events of the step that follows. Asked
+        once after each action, if ``emits_events`` is set.
+
+        Args:
+            memory: of the episode; the policy keeps its events there until they are taken.
+        """
+        return ()
 
 
 class FlatPolicy(ABC):

@@ -15,7 +15,7 @@ environment has one step key, ``0``, and one agent, ``0``, so each step is a str
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
@@ -46,11 +46,25 @@ class ActorID(NamedTuple):
     """Which agent of that kind."""
 
 
+class EpisodeSummary(NamedTuple):
+    """What is known of an episode when it has ended, for computing its KPIs."""
+
+    n_steps: int
+    """Structured steps completed."""
+    episode_return: float
+    """Sum of the rewards, after all wrappers."""
+    statistics: Mapping[str, float]
+    """The statistics measured on its events, by ``<EventType>.<name>[/<group>]``. Those of types
+    that did not occur are absent: ask with ``get(name, 0.0)``."""
+
+
 class StructuredEnv(gym.Env[Observation, Action]):
     """A Gymnasium environment with actors and dictionary spaces.
 
     A subclass sets the four attributes below in its constructor and implements ``reset``,
     ``step`` and, if it has sub-steps or agents, ``actor_id``, ``is_actor_done`` and ``env_time``.
+    The others have defaults: it may declare ``action_masks``, and compute ``kpis`` and
+    ``actor_rewards``. ``MazeEnv`` does all of this for a simulation that knows no spaces.
     """
 
     observation_spaces: Mapping[StepKey, spaces.Dict]
@@ -62,6 +76,12 @@ class StructuredEnv(gym.Env[Observation, Action]):
     events: list[Event]
     """Events of the current step are appended here; the episode loop empties it. The list object
     stays the same for the life of the environment, and wrappers share it."""
+    action_masks: Mapping[StepKey, Mapping[str, str]] = {}
+    """Declares masks: for each step key, the action heads that are masked, and the key of the
+    observation that is the mask. A mask has a 1 for each value of the head that is allowed now,
+    and a 0 for the others: shape (n,) for a ``Discrete`` of n values, the masks of all numbers one
+    after the other for a ``MultiDiscrete``, and one entry for each bit that may be 1 for a
+    ``MultiBinary``. Step keys and heads without a mask are left out."""
 
     @property
     def is_flat(self) -> bool:
@@ -86,6 +106,34 @@ class StructuredEnv(gym.Env[Observation, Action]):
         Only asked of environments with several actors; the loop counts the steps of a flat one.
         """
         raise NotImplementedError(f"{type(self).__name__} has several actors: implement env_time()")
+
+    def actor_rewards(self) -> Sequence[float] | None:
+        """Return how the reward of the structured step that was just completed is shared.
+
+        Returns:
+            A reward for each of its sub-steps, in their order. ``None`` (the default) if it is not
+            known whose it is: then each sub-step has what ``step`` returned.
+        """
+        return None
+
+    def kpis(self, summary: EpisodeSummary) -> Mapping[str, float]:
+        """Return key figures of the episode that has just ended, by name.
+
+        Called once, in the last state, however the episode was ended, unless it failed. They are
+        in the episode table as ``kpi.<name>``, and summarised over the run as other statistics.
+
+        Args:
+            summary: what was measured on the episode.
+        """
+        return {}
+
+    def noop_action(self) -> Action:
+        """Return the current actor's action that does nothing.
+
+        Raises:
+            ConfigError: If the environment names none.
+        """
+        raise ConfigError(f"{type(self).__name__} does not say which of its actions does nothing")
 
     @property
     def observation_space(self) -> spaces.Dict:  # type: ignore[override]

@@ -16,6 +16,15 @@ from typing import Any, ClassVar, NamedTuple
 class EventStatistic:
     """A number measured on the events of one type in one episode.
 
+    There are three levels. Within a *step*, ``per_step`` may make one value of those of all events
+    that happened in it; over the *episode*, ``reduce`` makes one number; over the *run*, the
+    result shows mean, confidence interval, spread and range of these numbers.
+
+        EventStatistic("count")                                        events in the episode
+        EventStatistic("area", sum, "area", group_by="product")        a sum for each product
+        EventStatistic("busiest", max, per_step=len)                   the most in any step
+        EventStatistic("stock", mean, "pieces", per_step=max)          mean of the steps' maxima
+
     It becomes a column ``<EventType>.<name>`` of the episode table (``<EventType>.<name>/<group>``
     for each group, if grouped).
     """
@@ -23,16 +32,24 @@ class EventStatistic:
     name: str
     """Unique among the statistics of the event type."""
     reduce: Callable[[Sequence[float]], float] = len
-    """Makes the episode's number out of the attribute's values, in the order of the events."""
+    """Makes the episode's number out of the values, in the order of the events."""
     attribute: str | None = None
     """Attribute of the event that is reduced. ``None`` reduces a one for each event."""
-    group_by: str | None = None
-    """Attribute of the event that tells the groups apart. ``None`` makes a single number."""
+    group_by: str | tuple[str, ...] | None = None
+    """Attribute of the event that tells the groups apart, or several. ``None``: no groups."""
+    per_step: Callable[[Sequence[float]], float] | None = None
+    """Makes one value out of those of each structured step before ``reduce`` sees them. With
+    ``len`` and ``sum``, steps without such events count as 0; otherwise they are left out."""
 
     @property
     def is_zero_without_events(self) -> bool:
         """Whether an episode without such events has a 0 (of counts and sums), or no number."""
-        return self.reduce in (len, sum)
+        return self.reduce in (len, sum) or self.per_step in (len, sum)
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it needs no more of the events than how many there were."""
+        return self.reduce is len and not (self.attribute or self.group_by or self.per_step)
 
 
 @dataclass(frozen=True)
@@ -54,10 +71,7 @@ class Event:
     @classmethod
     def is_only_counted(cls) -> bool:
         """Whether the statistics need no more of the events than how many there were."""
-        return all(
-            statistic.reduce is len and statistic.attribute is None and statistic.group_by is None
-            for statistic in cls.statistics
-        )
+        return all(statistic.is_count for statistic in cls.statistics)
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,17 @@ class Reward(Event):
     statistics: ClassVar[tuple[EventStatistic, ...]] = ()
 
 
+@dataclass(frozen=True)
+class Kpi(Event):
+    """A key figure of an episode, see ``StructuredEnv.kpis``. Logged in its last step."""
+
+    name: str
+    value: float
+
+    # It is a statistic of the episode, and is in the episode table as ``kpi.<name>``.
+    statistics: ClassVar[tuple[EventStatistic, ...]] = ()
+
+
 class Measurement(NamedTuple):
     """The statistics on the events of one episode."""
 
@@ -81,37 +106,60 @@ class Measurement(NamedTuple):
 
 
 def measure_events(
-    events: Sequence[Any], counts: Mapping[type[Event], int] | None = None
+    events: Sequence[Any],
+    counts: Mapping[type[Event], int] | None = None,
+    n_steps: int = 0,
 ) -> Measurement:
     """Measure the declared statistics on the events of one episode.
 
     Args:
         events: ``(env_time, event)`` pairs, in the order in which they happened.
         counts: how many more there were of types that are only counted.
+        n_steps: structured steps of the episode; one more counts if events happened in it.
     """
     counts = counts or {}
-    by_type: dict[type[Event], list[Event]] = {event_type: [] for event_type in counts}
-    for _, event in events:
-        by_type.setdefault(type(event), []).append(event)
+    by_type: dict[type[Event], list[tuple[int, Event]]] = {event_type: [] for event_type in counts}
+    for pair in events:
+        by_type.setdefault(type(pair[1]), []).append(pair)
     measured: dict[str, float] = {}
     zeros: set[str] = set()
     for event_type, same in by_type.items():
         for statistic in event_type.statistics:
-            if event_type in counts:
+            if statistic.is_count:
                 name = f"{event_type.__name__}.{statistic.name}"
-                measured[name] = float(counts[event_type] + len(same))
+                measured[name] = float(counts.get(event_type, 0) + len(same))
                 zeros.add(name)
                 continue
-            groups: dict[str, list[float]] = {}
-            for event in same:
-                group = (
-                    "" if statistic.group_by is None else f"/{getattr(event, statistic.group_by)}"
-                )
-                value = 1.0 if statistic.attribute is None else getattr(event, statistic.attribute)
-                groups.setdefault(group, []).append(value)
-            for group, values in sorted(groups.items()):
+            for group, values in sorted(_values_by_group(statistic, same, n_steps).items()):
                 name = f"{event_type.__name__}.{statistic.name}{group}"
                 measured[name] = float(statistic.reduce(values))
                 if statistic.is_zero_without_events:
                     zeros.add(name)
     return Measurement(measured, frozenset(zeros))
+
+
+def _values_by_group(
+    statistic: EventStatistic, events: Sequence[tuple[int, Event]], n_steps: int
+) -> dict[str, list[float]]:
+    """Return what a statistic reduces, by the end of its name."""
+    attribute, group_by, per_step = statistic.attribute, statistic.group_by, statistic.per_step
+    by = (group_by,) if isinstance(group_by, str) else group_by or ()
+    groups: dict[str, list[float]] = {}
+    times: dict[str, list[int]] = {}
+    for time, event in events:
+        group = "".join([f"/{getattr(event, name)}" for name in by])
+        value = 1.0 if attribute is None else getattr(event, attribute)
+        groups.setdefault(group, []).append(value)
+        times.setdefault(group, []).append(time)
+    if per_step is None:
+        return groups
+    n_all = max(n_steps, events[-1][0] + 1) if events else n_steps
+    for group, values in groups.items():
+        by_step: dict[int, list[float]] = {}
+        for time, value in zip(times[group], values, strict=True):
+            by_step.setdefault(time, []).append(value)
+        reduced = [float(per_step(of_step)) for of_step in by_step.values()]
+        if per_step in (len, sum) and statistic.reduce is not len:
+            reduced += [0.0] * (n_all - len(reduced))
+        groups[group] = reduced
+    return groups

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from maze.core.agent.policy import StructuredPolicy
 from maze.core.env.structured_env import Action, ActorID, Observation, StructuredEnv
 from maze.core.episode import EpisodeSpec
+from maze.core.events.event import Event
 
 
 class Phase(IntEnum):
@@ -113,6 +114,8 @@ class Heartbeat:
         asked, answered = float(Phase.POLICY), float(Phase.STEP)
 
         class Watched(StructuredPolicy):
+            emits_events = policy.emits_events
+
             def start_episode(self, seed: int) -> Any:
                 phase = values[_PHASE]
                 enter(asked)
@@ -141,6 +144,9 @@ class Heartbeat:
                 actions = policy.act_batch(observations, actors, memories, deterministic)
                 enter(answered)
                 return actions
+
+            def take_events(self, memory: Any) -> Sequence[Event]:
+                return policy.take_events(memory)
 
         def enter(phase: float) -> None:
             values[_SINCE] = perf_counter()

@@ -164,6 +164,7 @@ def build_policy(source: PolicySource, env: StructuredEnv) -> StructuredPolicy:
         "action_spaces": env.action_spaces,
         "observation_spaces": env.observation_spaces,
         "agent_counts": env.agent_counts,
+        "action_masks": env.action_masks,
     }
     if source is None or source == "random":
         from maze.core.agent.random_policy import RandomPolicy

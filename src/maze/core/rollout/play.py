@@ -30,7 +30,14 @@ from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 from maze.core.agent.policy import StructuredPolicy
-from maze.core.env.structured_env import Action, ActorID, Observation, StepKey, StructuredEnv
+from maze.core.env.structured_env import (
+    Action,
+    ActorID,
+    EpisodeSummary,
+    Observation,
+    StepKey,
+    StructuredEnv,
+)
 from maze.core.episode import (
     Ending,
     Episode,
@@ -44,10 +51,11 @@ from maze.core.episode import (
     TruncatedBy,
 )
 from maze.core.errors import ConfigError, ContractError
-from maze.core.events.event import Event, Measurement, measure_events
+from maze.core.events.event import Event, Kpi, Measurement, measure_events
 from maze.core.rollout.interrupts import is_from_outside
 from maze.core.trajectory.columns import SpaceRecorder, StepColumns, part_steps
 from maze.core.trajectory.digest import EpisodeDigest, digest_of
+from maze.core.wrappers.wrapper import Wrapper
 
 AfterStep: TypeAlias = Callable[[StructuredEnv, EpisodeSpec, int], None]
 """Gets the environment, the spec that is played, and the number of sub-steps done."""
@@ -247,6 +255,7 @@ class Lane:
                 for key in env.observation_spaces
             }
             self._is_structured = not env.is_flat
+            self._has_kpis = _has_kpis(env)
             if not self._is_structured:
                 self.actor = env.actor_id()
             self.part_steps = self._options.part_steps or part_steps(
@@ -414,9 +423,29 @@ class Lane:
             is_timed=is_timed,
         )
 
+    def add_events(self, events: Sequence[Event]) -> None:
+        """Add events to those of the step that is about to be played."""
+        if events:
+            assert self.env is not None
+            self.env.events.extend(events)
+
     def has_to_repeat(self) -> bool:
         """Return whether the episode has to be played again from its start, see the generators."""
         return self._generators is not None and self._generators.found_use()
+
+    def _with_kpis(
+        self, summary: EpisodeSummary, measured: Measurement, events: list[tuple[int, Event]]
+    ) -> tuple[Measurement, list[tuple[int, Event]]]:
+        """Add the environment's KPIs to what was measured and to the events of the last step."""
+        assert self.env is not None
+        kpis = {str(name): float(kpi) for name, kpi in self.env.kpis(summary).items()}
+        last_time = max(summary.n_steps - 1, 0)
+        return (
+            measured._replace(
+                numbers={**measured.numbers, **{f"kpi.{name}": kpi for name, kpi in kpis.items()}}
+            ),
+            [*events, *((last_time, Kpi(name, kpi)) for name, kpi in kpis.items())],
+        )
 
     def _seal(
         self,
@@ -495,8 +524,24 @@ class Lane:
                 columns[key] = recorders.columns(len(rewards), first_step, is_structured)
                 recorders.forget()
             self._is_clean = True
-        measured, events, event_failure = _measured(events, first_step + len(rewards), handed_over)
+        n_sub_steps = first_step + len(rewards)
+        measured, events, event_failure = _measured(events, n_sub_steps, n_steps, handed_over)
         failure = failure or event_failure
+        reward_failure: Failure | None = None
+        try:
+            reward_column = _reward_column(rewards)
+        except (TypeError, OverflowError):
+            n_right = next(i for i, reward in enumerate(rewards) if not _is_number(reward))
+            reward_failure = _reward_failure(first_step + n_right, rewards[n_right])
+            rewards = rewards[:n_right] + [0.0] * (len(rewards) - n_right)
+            reward_column = np.array(rewards, dtype=np.float64)
+        episode_return = _return(rewards, handed_over)
+        if self.env is not None and self._has_kpis and not (failure or reward_failure):
+            summary = EpisodeSummary(n_steps, episode_return, measured.numbers)
+            try:
+                measured, events = self._with_kpis(summary, measured, events)
+            except Exception as error:
+                failure = _failure("step", n_sub_steps, error)
         ending: Ending
         truncated_by: TruncatedBy = ""
         if failure is not None:
@@ -506,14 +551,6 @@ class Lane:
             ending = "terminated"
         else:
             ending, truncated_by = "truncated", "env" if truncated else "runner"
-        reward_failure: Failure | None = None
-        try:
-            reward_column = _reward_column(rewards)
-        except (TypeError, OverflowError):
-            n_right = next(i for i, reward in enumerate(rewards) if not _is_number(reward))
-            reward_failure = _reward_failure(first_step + n_right, rewards[n_right])
-            rewards = rewards[:n_right] + [0.0] * (len(rewards) - n_right)
-            reward_column = np.array(rewards, dtype=np.float64)
         policy_seconds = self.policy_seconds if self._shares_process else away
         seconds = perf_counter() - started
         if self._shares_process:
@@ -531,7 +568,7 @@ class Lane:
             statistics=measured.numbers,
             zero_statistics=measured.zero_without_events,
             digest=_digest(columns, reward_column, n_steps, part_end, handed_over),
-            episode_return=_return(rewards, handed_over),
+            episode_return=episode_return,
             seconds=seconds,
             timing=EpisodeTiming(seconds, env_seconds, policy_seconds) if is_timed else None,
             n_nan=0 if handed_over is None else handed_over.n_nan,
@@ -544,6 +581,15 @@ class Lane:
             if reward_failure is None
             else break_off(episode, reward_failure, with_action=True)
         )
+
+
+def _has_kpis(env: StructuredEnv) -> bool:
+    """Return whether anything in a stack has KPIs, so that the others are not asked."""
+    while isinstance(env, Wrapper):
+        if type(env).kpis is not Wrapper.kpis:
+            return True
+        env = env.env
+    return type(env).kpis is not StructuredEnv.kpis
 
 
 def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episode:
@@ -567,8 +613,12 @@ def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episo
     # Events know their time and not their sub-step: those of a step that was begun are all kept.
     is_begun = bool(env_times) and env_times is not None and env_times[-1] == n_steps
     events_end = max(n_steps + is_begun, 1)
-    events = [(time, event) for time, event in episode.events if time < events_end]
-    measured, events, _ = _measured(events, step, handed_over)
+    events = [
+        (time, event)
+        for time, event in episode.events
+        if time < events_end and not isinstance(event, Kpi)
+    ]
+    measured, events, _ = _measured(events, step, n_steps, handed_over)
     return episode._replace(
         ending="failed",
         truncated_by="",
@@ -656,7 +706,10 @@ def _is_number(reward: Any) -> bool:
 
 
 def _measured(
-    events: list[tuple[int, Event]], n_steps: int, handed_over: HandedOver | None
+    events: list[tuple[int, Event]],
+    n_sub_steps: int,
+    n_steps: int,
+    handed_over: HandedOver | None,
 ) -> tuple[Measurement, list[tuple[int, Event]], Failure | None]:
     """Measure the statistics of events. What cannot be measured fails the episode."""
     of_episode, counts = events, None
@@ -665,15 +718,15 @@ def _measured(
     if not of_episode and not counts:
         return _NOTHING_MEASURED, events, None
     try:
-        return measure_events(of_episode, counts), events, None
+        return measure_events(of_episode, counts, n_steps), events, None
     except Exception as error:
         for time, event in events:
             if not isinstance(event, Event):
                 wrong = ContractError(
                     f"{_describe(event)} is among the events of step {time}, expected an Event"
                 )
-                return _NOTHING_MEASURED, [], _failure("step", n_steps, wrong)
-        return _NOTHING_MEASURED, events, _failure("step", n_steps, error)
+                return _NOTHING_MEASURED, [], _failure("step", n_sub_steps, wrong)
+        return _NOTHING_MEASURED, events, _failure("step", n_sub_steps, error)
 
 
 def _check_flags(terminated: Any, truncated: Any) -> None:
@@ -747,6 +800,7 @@ def _play_alone(
 ) -> Generator[EpisodePart, None, Episode | None]:
     turns = lane.play(spec)
     act, send = policy.act, turns.send
+    take_events = policy.take_events if policy.emits_events else None
     try:
         observation: Any = next(turns)
         try:
@@ -759,6 +813,8 @@ def _play_alone(
             # Only what the policy raises: what comes out of the episode itself is not its fault.
             try:
                 action = act(observation, lane.actor, memory, deterministic)
+                if take_events is not None:
+                    lane.add_events(take_events(memory))
             except BaseException as error:
                 if is_from_outside(error):
                     raise
@@ -833,6 +889,9 @@ def _play_together(
                 [turn.memory for turn in playing],
                 deterministic,
             )
+            if policy.emits_events:
+                for turn in playing:
+                    turn.lane.add_events(policy.take_events(turn.memory))
         except BaseException as error:
             if is_from_outside(error):
                 raise

@@ -20,6 +20,7 @@ from maze.core.agent.policy import StructuredPolicy
 from maze.core.env.structured_env import Action, ActorID, Observation, StepKey, StructuredEnv
 from maze.core.episode import Episode, EpisodePart, EpisodeRow, EpisodeSpec
 from maze.core.errors import ConfigError, OutputError
+from maze.core.events.event import Event
 from maze.core.rollout.difference import Difference, data_difference, first_difference
 from maze.core.rollout.job import (
     EnvRecipe,
@@ -391,6 +392,10 @@ class _UpTo(StructuredPolicy):
 
     def __init__(self, policy: StructuredPolicy, n_steps: int) -> None:
         self._policy, self._n_steps = policy, n_steps
+        self.emits_events = policy.emits_events
+
+    def take_events(self, memory: Any) -> Sequence[Event]:
+        return self._policy.take_events(memory[1])
 
     def start_episode(self, seed: int) -> tuple[Iterator[int], Any]:
         # What hung before the first action may have hung here.

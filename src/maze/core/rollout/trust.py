@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -25,6 +26,7 @@ TARGETS_OF_CONFIGS = frozenset(
     {
         "maze.core.agent.dummy_cartpole_policy.DummyCartPolePolicy",
         "maze.core.agent.lunar_lander_heuristic_policy.LunarLanderHeuristicPolicy",
+        "maze.core.agent.masked_random_policy.MaskedRandomPolicy",
         "maze.core.agent.random_policy.RandomPolicy",
         "maze.core.rollout.parallel_rollout_runner.ParallelRolloutRunner",
         "maze.core.rollout.sequential_rollout_runner.SequentialRolloutRunner",
@@ -153,11 +155,11 @@ def _walk(value: Any) -> Iterator[Any]:
 
 
 def _is_harmless(path: str) -> bool:
-    return path in _HARMLESS or (path.startswith("maze_envs.") and _is_bundled_class(path))
+    return path in _HARMLESS or (path.startswith("maze_envs.") and _is_bundled(path))
 
 
-def _is_bundled_class(path: str) -> bool:
-    """Return whether a path names a class of ``maze_envs``, and not what such a module imports."""
+def _is_bundled(path: str) -> bool:
+    """Return whether a path names a class or function of ``maze_envs`` itself."""
     module_name, _, name = path.rpartition(".")
     if not is_name(path) or module_name == "maze_envs":
         return False
@@ -167,7 +169,8 @@ def _is_bundled_class(path: str) -> bool:
         found = getattr(importlib.import_module(module_name), name, None)
     except ImportError:
         return False
-    return isinstance(found, type) and found.__module__ == module_name
+    # Not what such a module imports.
+    return isinstance(found, type | FunctionType) and found.__module__ == module_name
 
 
 def _is_gymnasiums_own(env_id: str) -> bool:

@@ -25,7 +25,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from maze.core.env.structured_env import Action, ActorID, Observation, StructuredEnv
+from maze.core.env.structured_env import Action, ActorID, Observation, StepKey, StructuredEnv
 from maze.core.errors import ConfigError, ContractError, MissingExtraError
 from maze.core.wrappers.wrapper import StepResult, wrap
 
@@ -48,6 +48,9 @@ class GymMazeEnv(StructuredEnv):
         render_mode: with an id, one of the environment's ``metadata["render_modes"]``.
         kwargs: with an id, arguments for ``gymnasium.make`` and the environment's constructor.
         reset_options: given to each ``reset``; options of the call itself go first.
+        action_masks: which observations are masks of which action heads, for an environment with
+            a dictionary of observations, such as ``{"action": "action_mask"}``; see
+            ``StructuredEnv.action_masks``.
 
     Raises:
         ConfigError: If there is no such environment, or it does not take these arguments.
@@ -65,12 +68,16 @@ class GymMazeEnv(StructuredEnv):
         render_mode: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
         reset_options: Mapping[str, Any] | None = None,
+        action_masks: Mapping[str, str] | None = None,
     ) -> None:
+        masks: Mapping[StepKey, Mapping[str, str]] = {}
+        if action_masks:
+            masks = {0: dict(action_masks)}
         if isinstance(env, str):
             arguments = dict(kwargs or {})
             mode = arguments.pop("render_mode", None) if render_mode is None else render_mode
             recipe = Recipe(env, mode, arguments)
-            self._set_up(recipe.make(), recipe, reset_options)
+            self._set_up(recipe.make(), recipe, reset_options, masks)
         elif not isinstance(env, gym.Env):
             raise ConfigError(
                 "GymMazeEnv takes the id of an environment or a gymnasium.Env, got"
@@ -83,15 +90,17 @@ class GymMazeEnv(StructuredEnv):
                 f" Give them to {type(env).__name__} when it is constructed, or pass the id."
             )
         else:
-            self._set_up(env, None, reset_options)
+            self._set_up(env, None, reset_options, masks)
 
     def _set_up(
         self,
         layered_env: gym.Env[Any, Any],
         recipe: Recipe | None,
         reset_options: Mapping[str, Any] | None,
+        action_masks: Mapping[StepKey, Mapping[str, str]],
     ) -> None:
         self._layered_env = layered_env
+        self.action_masks = action_masks
         self._recipe = recipe
         self._reset_options = dict(reset_options or {})
         self.gym_env, limit = _peeled(layered_env) if recipe else (layered_env, NO_LIMIT)
@@ -213,14 +222,15 @@ class GymMazeEnv(StructuredEnv):
         return self._another(wrapped, recipe)
 
     def _another(self, layered_env: gym.Env[Any, Any], recipe: Recipe | None) -> GymMazeEnv:
-        another = object.__new__(type(self))
-        another._set_up(layered_env, recipe, self._reset_options)
-        return another
+        return _from_made(type(self), layered_env, recipe, *self._options())
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._recipe is None:
-            return _from_object, (type(self), self._layered_env, self._reset_options)
-        return _from_recipe, (type(self), self._recipe.carrying_spec(), self._reset_options)
+            return _from_made, (type(self), self._layered_env, None, *self._options())
+        return _from_recipe, (type(self), self._recipe.carrying_spec(), *self._options())
+
+    def _options(self) -> tuple[Any, ...]:
+        return self._reset_options, self.action_masks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GymMazeEnv:
         # Not by way of the recipe: a copy goes on from the current state.
@@ -237,11 +247,12 @@ def make_gym_maze_env(
     render_mode: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
     reset_options: Mapping[str, Any] | None = None,
+    action_masks: Mapping[str, str] | None = None,
 ) -> GymMazeEnv:
     """Make a Gymnasium environment from its id, for configs; see ``GymMazeEnv``."""
     if not isinstance(name, str):
         raise ConfigError(f"'name' has to be the id of an environment, got {name!r}.")
-    return GymMazeEnv(name, render_mode, kwargs, reset_options)
+    return GymMazeEnv(name, render_mode, kwargs, reset_options, action_masks)
 
 
 class Steps(NamedTuple):
@@ -389,19 +400,15 @@ class Recipe:
         return replace(self, spec=spec)
 
 
-def _from_recipe(
-    env_class: type[GymMazeEnv], recipe: Recipe, reset_options: Mapping[str, Any]
-) -> GymMazeEnv:
-    env = object.__new__(env_class)
-    env._set_up(recipe.make(), recipe, reset_options)
-    return env
+def _from_recipe(env_class: type[GymMazeEnv], recipe: Recipe, *options: Any) -> GymMazeEnv:
+    return _from_made(env_class, recipe.make(), recipe, *options)
 
 
-def _from_object(
-    env_class: type[GymMazeEnv], gym_env: gym.Env[Any, Any], reset_options: Mapping[str, Any]
+def _from_made(
+    env_class: type[GymMazeEnv], gym_env: gym.Env[Any, Any], recipe: Recipe | None, *options: Any
 ) -> GymMazeEnv:
     env = object.__new__(env_class)
-    env._set_up(gym_env, None, reset_options)
+    env._set_up(gym_env, recipe, *options)
     return env
 
 

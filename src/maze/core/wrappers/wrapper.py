@@ -14,12 +14,18 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import gymnasium as gym
 
-from maze.core.env.structured_env import Action, ActorID, Observation, StructuredEnv
+from maze.core.env.structured_env import (
+    Action,
+    ActorID,
+    EpisodeSummary,
+    Observation,
+    StructuredEnv,
+)
 from maze.core.errors import ConfigError
 from maze.core.factory import call
 
@@ -56,6 +62,7 @@ class Wrapper(StructuredEnv):
         self.observation_spaces = env.observation_spaces
         self.action_spaces = env.action_spaces
         self.agent_counts = env.agent_counts
+        self.action_masks = env.action_masks
         self.events = env.events
         self.metadata = env.metadata
         self.render_mode = env.render_mode
@@ -83,6 +90,18 @@ class Wrapper(StructuredEnv):
     def env_time(self) -> int:
         """Return the number of structured steps completed since the reset."""
         return self.env.env_time()
+
+    def actor_rewards(self) -> Sequence[float] | None:
+        """Return how the reward of the structured step that was just completed is shared."""
+        return self.env.actor_rewards()
+
+    def kpis(self, summary: EpisodeSummary) -> Mapping[str, float]:
+        """Return key figures of the episode that has just ended."""
+        return self.env.kpis(summary)
+
+    def noop_action(self) -> Action:
+        """Return the current actor's action that does nothing, if the environment names one."""
+        return self.env.noop_action()
 
     def render(self) -> Any:
         """Return or show a picture of the current state, as the environment inside does."""
@@ -155,7 +174,11 @@ class ObservationWrapper(Wrapper):
 
 
 class ActionWrapper(Wrapper):
-    """Changes every action on its way in."""
+    """Changes every action on its way in.
+
+    The action of the environment inside that does nothing is none of this wrapper's actions:
+    a subclass that has one overrides ``noop_action``.
+    """
 
     @abstractmethod
     def action(self, action: Action) -> Action:
@@ -170,13 +193,22 @@ class ActionWrapper(Wrapper):
         """Play the changed action."""
         return self._inner_step(self.action(action))
 
+    def noop_action(self) -> Action:
+        """Return the action that does nothing, which a subclass may name."""
+        return StructuredEnv.noop_action(self)
+
 
 class RewardWrapper(Wrapper):
-    """Changes every reward."""
+    """Changes every reward, those of single actors included."""
 
     @abstractmethod
     def reward(self, reward: float) -> float:
-        """Return the changed reward."""
+        """Return the changed reward; the same for the same reward."""
+
+    def actor_rewards(self) -> Sequence[float] | None:
+        """Return the changed rewards of the sub-steps, if they are known."""
+        rewards = self.env.actor_rewards()
+        return None if rewards is None else [self.reward(reward) for reward in rewards]
 
     def step(self, action: Action) -> StepResult:
         """Play the action."""
