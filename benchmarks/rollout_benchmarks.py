@@ -32,9 +32,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from maze.core import episode
 from maze.core.ledger import data_files, journal
 from maze.core.ledger.journal import JournalWriter
-from maze.core.rollout import play as episode_loop
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
 from maze.core.rollout.rollout_runner import RolloutRunner
 from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
@@ -383,7 +383,7 @@ def measure_pixels(is_quick: bool) -> Iterator[Figure]:
 def measure_ledger(is_quick: bool) -> Iterator[Figure]:
     """Measure which share of a recorded run goes into what makes it possible to trust it."""
     parts: dict[str, list[tuple[Any, str]]] = {
-        "digests": [(episode_loop, "digest_of")],
+        "digests": [(episode, "digest_of")],
         "checksums": [(data_files, "checksum_of"), (journal, "checksum_of")],
         "journal, checksums included": [(JournalWriter, "write_batch")],
         "closing: sorting, table, fsync": [(LedgerSink, "close"), (LedgerSink, "finish")],

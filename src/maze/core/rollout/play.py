@@ -19,7 +19,7 @@ import random
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
@@ -54,7 +54,6 @@ from maze.core.errors import ConfigError, ContractError
 from maze.core.events.event import Event, Kpi, Measurement, measure_events
 from maze.core.rollout.interrupts import is_from_outside
 from maze.core.trajectory.columns import SpaceRecorder, StepColumns, part_steps
-from maze.core.trajectory.digest import EpisodeDigest, digest_of
 from maze.core.wrappers.wrapper import Wrapper
 
 AfterStep: TypeAlias = Callable[[StructuredEnv, EpisodeSpec, int], None]
@@ -567,7 +566,6 @@ class Lane:
             events=events,
             statistics=measured.numbers,
             zero_statistics=measured.zero_without_events,
-            digest=_digest(columns, reward_column, n_steps, part_end, handed_over),
             episode_return=episode_return,
             seconds=seconds,
             timing=EpisodeTiming(seconds, env_seconds, policy_seconds) if is_timed else None,
@@ -629,7 +627,6 @@ def break_off(episode: Episode, failure: Failure, *, with_action: bool) -> Episo
         events=events,
         statistics=measured.numbers,
         zero_statistics=measured.zero_without_events,
-        digest=_digest(columns, rewards, n_steps, episode.part_end, handed_over),
         episode_return=_return(rewards.tolist(), handed_over),
         failure=failure,
     )
@@ -645,46 +642,6 @@ def _return(rewards: Sequence[float], handed_over: HandedOver | None) -> float:
             return float(np.sum(np.array([*before, *rewards], dtype=np.float64)))
     except TypeError:
         return math.nan
-
-
-def _digest(
-    columns: Mapping[StepKey, StepColumns],
-    rewards: NDArray[np.float64],
-    n_steps: int,
-    part_end: int,
-    handed_over: HandedOver | None,
-) -> str:
-    """Return the digest of an episode.
-
-    Args:
-        columns: those that were not handed over, as all that follows.
-        rewards: the same.
-        n_steps: number of structured steps completed, in the whole episode.
-        part_end: the structured step with which the next part would begin.
-        handed_over: of the parts.
-    """
-    if handed_over is None and n_steps < part_end:
-        return digest_of(columns, rewards)
-    digest = EpisodeDigest() if handed_over is None else handed_over.digest.copy()
-    if n_steps >= part_end:
-        n_last = len(rewards) + (0 if handed_over is None else handed_over.n_sub_steps)
-        # The episode ended where a part ends: if there is an observation after that, it is the
-        # next part's.
-        last: dict[StepKey, StepColumns] = {}
-        before: dict[StepKey, StepColumns] = {}
-        for key, part in columns.items():
-            n, n_actions = part.n_observations, part.n_actions
-            if part.steps is None:
-                has_last = n > len(rewards)
-            else:
-                has_last = bool(part.steps) and part.steps[-1] == n_last
-            before[key] = part.first(n - has_last, n_actions)
-            last[key] = part.after(n - has_last, n_actions)
-        digest.update(before, rewards)
-        digest.update(last, rewards[:0])
-    else:
-        digest.update(columns, rewards)
-    return digest.hexdigest()
 
 
 def _reward_column(rewards: Sequence[Any]) -> NDArray[np.float64]:

@@ -438,6 +438,7 @@ def _whole(episode: Episode, parts: Sequence[EpisodePart]) -> Episode:
         columns=columns,
         events=[event for piece in pieces for event in piece.events],
         handed_over=None,
+        digest_of_parts=episode.digest,
     )
 
 
