@@ -184,7 +184,8 @@ def _few_values_sampler(start: int, n: int) -> Sampler:
         drawn: bytes = bits.random_raw((count + 7) // 8).tobytes().translate(positions, unfair)
         while len(drawn) < count:
             drawn += bits.random_raw((count + 7) // 8).tobytes().translate(positions, unfair)
-        return [values[position] for position in drawn[:count]]
+        # As numbers, bytes count from 0: most often, they are the values.
+        return list(drawn[:count]) if start == 0 else [values[byte] for byte in drawn[:count]]
 
     return sample
 
