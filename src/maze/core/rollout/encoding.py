@@ -253,12 +253,12 @@ class _StepsEncoder:
         self._options = pa.ipc.IpcWriteOptions(
             compression=None if compression == "none" else compression, use_threads=False
         )
-        self._range = self._zeros = np.zeros(0, dtype=np.int32)
         self._clear()
 
     def _clear(self) -> None:
         self.n_rows = 0
-        self._episodes: list[tuple[int, int]] = []  # index and number of rows
+        self._episodes: list[tuple[int, int, int]] = []  # index, number of rows, first step
+        # Empty in flat environments, where they can be told from that.
         self._steps: list[NDArray[np.int32]] = []
         self._env_times: list[NDArray[np.int32]] = []
         self._agent_ids: list[NDArray[np.int32]] = []
@@ -273,26 +273,17 @@ class _StepsEncoder:
         rewards, first_step = episode.rewards, episode.first_step
         n_rewards = len(rewards)
         if part.steps is None:
-            if len(self._range) < n:
-                self._range = np.arange(2 * n, dtype=np.int32)
-                self._zeros = np.zeros(2 * n, dtype=np.int32)
-            steps = env_times = (
-                self._range[:n] + np.int32(first_step) if first_step else (self._range[:n])
-            )
-            agent_ids = self._zeros[:n]
             last_row = n_rewards - 1
         else:
             steps = np.array(part.steps, dtype=np.int32)
             times = np.array([*(episode.env_times or ()), episode.n_steps], dtype=np.int32)
             local_steps = steps - np.int32(first_step)
-            env_times = times[np.minimum(local_steps, len(times) - 1)]
-            agent_ids = np.array(part.agent_ids, dtype=np.int32)
+            self._steps.append(steps)
+            self._env_times.append(times[np.minimum(local_steps, len(times) - 1)])
+            self._agent_ids.append(np.array(part.agent_ids, dtype=np.int32))
             rewarded = local_steps[local_steps < n_rewards]
             last_row = len(rewarded) - 1 if len(rewarded) and rewarded[-1] == n_rewards - 1 else -1
             rewards, n_rewards = rewards[rewarded], len(rewarded)
-        self._steps.append(steps)
-        self._env_times.append(env_times)
-        self._agent_ids.append(agent_ids)
         self._rewards.append(rewards)
         if n_rewards < n:
             self._rewards.append(np.zeros(n - n_rewards) if n - n_rewards > 1 else _ONE_ZERO)
@@ -304,7 +295,7 @@ class _StepsEncoder:
                 self._last[0].append(first_row + last_row)
             elif episode.truncated_by:
                 self._last[1].append(first_row + last_row)
-        self._episodes.append((episode.spec.index, n))
+        self._episodes.append((episode.spec.index, n, first_step))
         for collected, column in zip(
             self._columns, (*part.observations, *part.actions), strict=True
         ):
@@ -314,21 +305,17 @@ class _StepsEncoder:
     def flush(self) -> EncodedSteps:
         """Encode the rows collected so far."""
         n = self.n_rows
-        rows_of = [rows for _, rows in self._episodes]
-        indices = np.repeat(
-            np.array([index for index, _ in self._episodes], dtype=np.int64), rows_of
-        )
+        episodes = np.array(self._episodes, dtype=np.int64)
+        rows_of = episodes[:, 1]
         has_action, has_reward = (_validity(n, rows) for rows in self._without)
         arrays: list[pa.Array[Any]] = [
-            _primitive(pa.int64(), indices),
-            *(
-                _primitive(pa.int32(), np.concatenate(parts))
-                for parts in (self._steps, self._env_times, self._agent_ids)
-            ),
+            _primitive(pa.int64(), np.repeat(episodes[:, 0], rows_of)),
+            *(_primitive(pa.int32(), column) for column in self._places(episodes)),
         ]
         n_observed = len(self._leaves[0])
         for i, collected in enumerate(self._columns):
-            arrays.append(_leaf_array(collected, rows_of, None if i < n_observed else has_action))
+            validity = None if i < n_observed else has_action
+            arrays.append(_leaf_array(collected, rows_of.tolist(), validity))
         arrays.append(_primitive(pa.float64(), np.concatenate(self._rewards), has_reward))
         for rows in self._last:
             flags = np.zeros(n, dtype=np.bool_)
@@ -345,6 +332,17 @@ class _StepsEncoder:
         message = stream.slice(start, stream.size - start - _N_STREAM_END_BYTES).to_pybytes()
         self._clear()
         return EncodedSteps(self._schema_message, message)
+
+    def _places(self, episodes: NDArray[np.int64]) -> Sequence[NDArray[np.int32]]:
+        """Return the columns ``step``, ``env_time`` and ``agent_id``."""
+        if self._steps:
+            by_column = (self._steps, self._env_times, self._agent_ids)
+            return [np.concatenate(parts) for parts in by_column]
+        _, rows_of, first_steps = episodes.T
+        first_rows = np.cumsum(rows_of) - rows_of
+        steps = np.arange(self.n_rows) - np.repeat(first_rows - first_steps, rows_of)
+        steps_and_times = steps.astype(np.int32)
+        return steps_and_times, steps_and_times, np.zeros(self.n_rows, dtype=np.int32)
 
 
 def _field(leaf: Leaf, nullable: bool) -> pa.Field[Any]:
