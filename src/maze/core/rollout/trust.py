@@ -42,6 +42,7 @@ WRAPPERS_OF_MAZE = frozenset(
         "dict_action_wrapper.DictActionWrapper",
         "dict_observation_wrapper.DictObservationWrapper",
         "no_dict_spaces_wrapper.NoDictSpacesWrapper",
+        "observation_normalization_wrapper.ObservationNormalizationWrapper",
         "observation_stack_wrapper.ObservationStackWrapper",
         "reward_clipping_wrapper.RewardClippingWrapper",
         "reward_scaling_wrapper.RewardScalingWrapper",
@@ -57,6 +58,8 @@ _MAKES_FROM_ID = {
     "maze.core.wrappers.maze_gym_env_wrapper.GymMazeEnv": "env",
 }
 _HARMLESS = TARGETS_OF_CONFIGS | WRAPPERS_OF_MAZE | _MAKES_FROM_ID.keys()
+# Arguments of wrappers that are the dotted path of a class.
+_CLASS_ARGUMENTS = ("default_strategy", "strategy")
 _CALLABLE_POLICY = "maze.core.agent.callable_policy.CallablePolicy"
 RANDOM = "random"
 
@@ -116,7 +119,12 @@ def _named_code(group: str, value: Any) -> Iterator[tuple[str, bool]]:
     elif group == "runner" and isinstance(value, Mapping):
         yield from ((name, False) for name in _wrapper_names(value.get("wrappers")))
     for mapping in _walk(value):
-        if not isinstance(mapping, Mapping) or mapping.get(TARGET) is None:
+        if not isinstance(mapping, Mapping):
+            continue
+        for key in _CLASS_ARGUMENTS:
+            if isinstance(mapping.get(key), str) and "." in mapping[key]:
+                yield mapping[key], False
+        if mapping.get(TARGET) is None:
             continue
         target = str(mapping[TARGET])
         yield target, False
