@@ -138,7 +138,13 @@ def test_statistics_are_pooled_over_axes(axis, shape, mean):
 
 def test_what_does_not_vary_is_divided_by_one():
     always = np.full((2,), 0.1)  # whose mean is rounded
-    env = Normalized(echo(spaces.Box(always, always, dtype=np.float64)), n_samples=99)
+    config = {"axis": 0}
+    env = Normalized(
+        echo(spaces.Box(always, always, dtype=np.float64)),
+        "mean_zero_std_one",
+        config,
+        n_samples=98,
+    )
     assert (env.statistics["observation"]["std"] == 0).all()
     assert np.abs(first(env)).max() < 1e-15
     env = Normalized(env.env, "range_zero_one", n_samples=99)

@@ -44,6 +44,7 @@ WRAPPERS_OF_MAZE = frozenset(
         "no_dict_spaces_wrapper.NoDictSpacesWrapper",
         "observation_normalization_wrapper.ObservationNormalizationWrapper",
         "observation_stack_wrapper.ObservationStackWrapper",
+        "preprocessing_wrapper.PreProcessingWrapper",
         "reward_clipping_wrapper.RewardClippingWrapper",
         "reward_scaling_wrapper.RewardScalingWrapper",
         "step_skip_wrapper.StepSkipWrapper",
@@ -52,12 +53,18 @@ WRAPPERS_OF_MAZE = frozenset(
 )
 """Harmless too."""
 
+PRE_PROCESSORS_OF_MAZE = frozenset(
+    f"maze.core.wrappers.preprocessors.{name}PreProcessor"
+    for name in ("Flatten", "OneHot", "ResizeImg", "Rgb2Gray", "Transpose", "UnSqueeze")
+)
+"""And these, which are arguments of a wrapper."""
+
 # What makes an environment from a Gymnasium id, and the argument that is the id.
 _MAKES_FROM_ID = {
     "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env": "name",
     "maze.core.wrappers.maze_gym_env_wrapper.GymMazeEnv": "env",
 }
-_HARMLESS = TARGETS_OF_CONFIGS | WRAPPERS_OF_MAZE | _MAKES_FROM_ID.keys()
+_HARMLESS = TARGETS_OF_CONFIGS | WRAPPERS_OF_MAZE | PRE_PROCESSORS_OF_MAZE | _MAKES_FROM_ID.keys()
 # Arguments of wrappers that are the dotted path of a class.
 _CLASS_ARGUMENTS = ("default_strategy", "strategy")
 _CALLABLE_POLICY = "maze.core.agent.callable_policy.CallablePolicy"
