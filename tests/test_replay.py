@@ -26,6 +26,7 @@ from maze.core.rollout.replay import play_episodes, replay_episode
 from maze.core.rollout.run_directory import RunDirectory
 from maze.core.rollout.setup import RunSetup
 from maze.core.rollout.trust import (
+    PRE_PROCESSORS_OF_MAZE,
     TARGETS_OF_CONFIGS,
     WRAPPERS_OF_MAZE,
     check_trust,
@@ -479,7 +480,7 @@ def test_the_classes_of_mazes_own_configs_are_harmless():
     paths = [path for path in (PACKAGE / "conf").rglob("*.yaml") if "hydra" not in path.parts]
     files = [path.read_text() for path in paths]
     named = {name for text in files for name in re.findall(r"_target_: ([\w.]+)", text)}
-    assert named == TARGETS_OF_CONFIGS
+    assert named - PRE_PROCESSORS_OF_MAZE == TARGETS_OF_CONFIGS
     assert what_would_be_imported(HARMLESS) == []
     check_trust(HARMLESS, trust=False)
 
@@ -493,6 +494,10 @@ def test_the_wrappers_of_maze_are_harmless():
         for name in re.findall(r"^class (\w+Wrapper)\(", path.read_text(), re.MULTILINE)
     }
     assert classes == WRAPPERS_OF_MAZE
+    preprocessors = PACKAGE / "core" / "wrappers" / "preprocessors.py"
+    names = re.findall(r"^class ([A-Z]\w+)\(_?\w*PreProcessor\)", preprocessors.read_text(), re.M)
+    module = "maze.core.wrappers.preprocessors"
+    assert {f"{module}.{name}" for name in names} == PRE_PROCESSORS_OF_MAZE
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "LunarLander-v3", "CartPole"])

@@ -42,7 +42,9 @@ WRAPPERS_OF_MAZE = frozenset(
         "dict_action_wrapper.DictActionWrapper",
         "dict_observation_wrapper.DictObservationWrapper",
         "no_dict_spaces_wrapper.NoDictSpacesWrapper",
+        "observation_normalization_wrapper.ObservationNormalizationWrapper",
         "observation_stack_wrapper.ObservationStackWrapper",
+        "preprocessing_wrapper.PreProcessingWrapper",
         "reward_clipping_wrapper.RewardClippingWrapper",
         "reward_scaling_wrapper.RewardScalingWrapper",
         "step_skip_wrapper.StepSkipWrapper",
@@ -51,12 +53,20 @@ WRAPPERS_OF_MAZE = frozenset(
 )
 """Harmless too."""
 
+PRE_PROCESSORS_OF_MAZE = frozenset(
+    f"maze.core.wrappers.preprocessors.{name}PreProcessor"
+    for name in ("Flatten", "OneHot", "ResizeImg", "Rgb2Gray", "Transpose", "UnSqueeze")
+)
+"""And these, which are arguments of a wrapper."""
+
 # What makes an environment from a Gymnasium id, and the argument that is the id.
 _MAKES_FROM_ID = {
     "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env": "name",
     "maze.core.wrappers.maze_gym_env_wrapper.GymMazeEnv": "env",
 }
-_HARMLESS = TARGETS_OF_CONFIGS | WRAPPERS_OF_MAZE | _MAKES_FROM_ID.keys()
+_HARMLESS = TARGETS_OF_CONFIGS | WRAPPERS_OF_MAZE | PRE_PROCESSORS_OF_MAZE | _MAKES_FROM_ID.keys()
+# Arguments of wrappers that are the dotted path of a class.
+_CLASS_ARGUMENTS = ("default_strategy", "strategy")
 _CALLABLE_POLICY = "maze.core.agent.callable_policy.CallablePolicy"
 RANDOM = "random"
 
@@ -116,7 +126,12 @@ def _named_code(group: str, value: Any) -> Iterator[tuple[str, bool]]:
     elif group == "runner" and isinstance(value, Mapping):
         yield from ((name, False) for name in _wrapper_names(value.get("wrappers")))
     for mapping in _walk(value):
-        if not isinstance(mapping, Mapping) or mapping.get(TARGET) is None:
+        if not isinstance(mapping, Mapping):
+            continue
+        for key in _CLASS_ARGUMENTS:
+            if isinstance(mapping.get(key), str) and "." in mapping[key]:
+                yield mapping[key], False
+        if mapping.get(TARGET) is None:
             continue
         target = str(mapping[TARGET])
         yield target, False
