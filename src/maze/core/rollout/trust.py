@@ -41,7 +41,7 @@ WRAPPERS_OF_MAZE = frozenset(
     for path in (
         "dict_action_wrapper.DictActionWrapper",
         "dict_observation_wrapper.DictObservationWrapper",
-        "no_dict_spaces_wrapper.NoDictSpacesWrapper",
+        "monitoring_wrapper.MazeEnvMonitoringWrapper",
         "observation_stack_wrapper.ObservationStackWrapper",
         "reward_clipping_wrapper.RewardClippingWrapper",
         "reward_scaling_wrapper.RewardScalingWrapper",
