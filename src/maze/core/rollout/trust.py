@@ -43,6 +43,8 @@ WRAPPERS_OF_MAZE = frozenset(
         "dict_observation_wrapper.DictObservationWrapper",
         "monitoring_wrapper.MazeEnvMonitoringWrapper",
         "observation_stack_wrapper.ObservationStackWrapper",
+        "random_reset_wrapper.RandomResetWrapper",
+        "return_normalization_reward_wrapper.ReturnNormalizationRewardWrapper",
         "reward_clipping_wrapper.RewardClippingWrapper",
         "reward_scaling_wrapper.RewardScalingWrapper",
         "step_skip_wrapper.StepSkipWrapper",
