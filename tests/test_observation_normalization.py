@@ -25,7 +25,7 @@ from maze.core.wrappers.normalization_strategies import NormalizationStrategy
 from maze.core.wrappers.observation_normalization_wrapper import ObservationNormalizationWrapper
 from maze.core.wrappers.observation_statistics import MomentsInOnePass, ObservationStatistics
 from maze.core.wrappers.reward_scaling_wrapper import RewardScalingWrapper
-from maze.core.wrappers.sampling import sampled_observations, sampling_policy
+from maze.core.wrappers.sampling import sample_steps, sampling_policy
 from tests.contracts import WrapperContract, play, same
 from tests.core_envs import tank_env
 from tests.envs import CountingEnv, EchoEnv, GlobalGeneratorsEnv, TwoStepEnv, WalkEnv
@@ -46,8 +46,8 @@ def echo(space: spaces.Space[Any]) -> GymMazeEnv:
 
 
 def samples(env: StructuredEnv, n_samples: int, seed: int = 1234) -> list[Any]:
-    played = sampled_observations(env, sampling_policy(None, env), n_samples, seed)
-    return [copy.deepcopy(observation) for _, observation in played]
+    played = sample_steps(env, n_samples, sampling_policy(None, env), seed)
+    return [copy.deepcopy(step.observation) for step in played]
 
 
 def first(env: StructuredEnv) -> Any:
@@ -267,10 +267,9 @@ def test_one_pass_gives_what_numpy_gives_on_all_samples(values, axes, n_buffered
 def test_normalised_samples_have_mean_zero_and_std_one(make):
     env = Normalized(make(), n_samples=300, default_strategy_config={"axis": 0})
     by_name: dict[str, list[Any]] = {name: [] for name in env.statistics}
-    played = sampled_observations(env.env, sampling_policy(None, env.env), 300, 1234)
-    for step_key, observation in played:
-        for name, normalize in env._normalizers[step_key]:
-            by_name[name].append(normalize(observation[name]))
+    for step in sample_steps(env.env, 300):
+        for name, normalize in env._normalizers[step.actor.step_key]:
+            by_name[name].append(normalize(step.observation[name]))
     for normalized in by_name.values():
         np.testing.assert_allclose(np.mean(normalized, axis=0), 0.0, atol=1e-5)
         np.testing.assert_allclose(np.std(normalized, axis=0), 1.0, atol=1e-5)

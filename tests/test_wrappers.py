@@ -14,7 +14,6 @@ from maze.core.wrappers.apply import apply_wrappers
 from maze.core.wrappers.dict_action_wrapper import DictActionWrapper
 from maze.core.wrappers.dict_observation_wrapper import DictObservationWrapper
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
-from maze.core.wrappers.no_dict_spaces_wrapper import NoDictSpacesWrapper
 from maze.core.wrappers.observation_stack_wrapper import ObservationStackWrapper
 from maze.core.wrappers.reward_clipping_wrapper import RewardClippingWrapper
 from maze.core.wrappers.reward_scaling_wrapper import RewardScalingWrapper
@@ -306,23 +305,6 @@ def test_plain_spaces_become_dictionaries_and_dictionaries_stay():
     assert again.observation_space is plain.observation_space
     again.reset()
     assert again.step({"action": 1})[0] == {"observation": np.array([1.0])}
-
-
-def test_other_libraries_get_an_environment_without_dictionaries():
-    env = NoDictSpacesWrapper(RewardScalingWrapper(counting(), 0.5))
-    assert env.observation_space == CountingEnv.observation_space
-    assert env.action_space == CountingEnv.action_space
-    assert env.reset(seed=1)[0].tolist() == [0.0]
-    observation, reward, *_ = env.step(0)
-    assert (observation.tolist(), reward) == ([1.0], 0.5)
-
-
-@pytest.mark.parametrize(
-    "env", [TwoStepEnv(), GymMazeEnv(EchoEnv(spaces.Dict(), spaces.Discrete(2))), CountingEnv()]
-)
-def test_dictionaries_are_only_taken_off_a_single_actor_with_single_entries(env):
-    with pytest.raises(ConfigError, match="NoDictSpacesWrapper needs"):
-        NoDictSpacesWrapper(env)
 
 
 def test_a_stack_of_wrappers_can_be_made_again_with_a_render_mode():

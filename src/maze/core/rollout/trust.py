@@ -41,10 +41,12 @@ WRAPPERS_OF_MAZE = frozenset(
     for path in (
         "dict_action_wrapper.DictActionWrapper",
         "dict_observation_wrapper.DictObservationWrapper",
-        "no_dict_spaces_wrapper.NoDictSpacesWrapper",
+        "monitoring_wrapper.MazeEnvMonitoringWrapper",
         "observation_normalization_wrapper.ObservationNormalizationWrapper",
         "observation_stack_wrapper.ObservationStackWrapper",
         "preprocessing_wrapper.PreProcessingWrapper",
+        "random_reset_wrapper.RandomResetWrapper",
+        "return_normalization_reward_wrapper.ReturnNormalizationRewardWrapper",
         "reward_clipping_wrapper.RewardClippingWrapper",
         "reward_scaling_wrapper.RewardScalingWrapper",
         "step_skip_wrapper.StepSkipWrapper",

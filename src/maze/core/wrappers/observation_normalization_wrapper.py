@@ -30,7 +30,7 @@ from maze.core.wrappers.observation_statistics import (
     Statistics,
     as_statistics,
 )
-from maze.core.wrappers.sampling import sampled_observations, sampling_policy
+from maze.core.wrappers.sampling import sample_steps, sampling_policy
 from maze.core.wrappers.wrapper import ObservationWrapper
 
 _MANUAL_OPTIONS = ("strategy", "strategy_config", "statistics")
@@ -181,20 +181,13 @@ class _Sampling:
     def _play(
         self, env: StructuredEnv, gathered: Mapping[StepKey, Mapping[str, MomentsInOnePass]]
     ) -> None:
-        played = _without_window(env)
-        try:
-            policy = sampling_policy(self.policy, played)
-            for step_key, observation in sampled_observations(
-                played, policy, self.n_samples, self.seed
-            ):
-                for name, moments in gathered[step_key].items():
-                    try:
-                        moments.add(observation[name])
-                    except KeyError:
-                        raise _lacks(name, observation) from None
-        finally:
-            if played is not env:
-                played.close()
+        policy = sampling_policy(self.policy, env)
+        for step in sample_steps(env, self.n_samples, policy, self.seed):
+            for name, moments in gathered[step.actor.step_key].items():
+                try:
+                    moments.add(step.observation[name])
+                except KeyError:
+                    raise _lacks(name, step.observation) from None
 
     def _estimate(
         self, name: str, by_name: Mapping[str, Moments], strategy: NormalizationStrategy
@@ -417,16 +410,6 @@ def _together(name: str, one: Moments | None, other: Moments) -> Moments:
             " in 'manual_config', exclude it, or rename one of them."
         )
     return one.merged(other)
-
-
-def _without_window(env: StructuredEnv) -> StructuredEnv:
-    """Return an environment to play in private: nobody wants to watch how statistics come about."""
-    if env.render_mode in (None, "rgb_array"):
-        return env
-    try:
-        return env.with_render_mode(None)
-    except ConfigError:
-        return env
 
 
 def _checked_names(exclude: Any) -> frozenset[str]:

@@ -67,9 +67,9 @@ from maze_envs.logistics.supply_chain.demand import Demand
 from maze_envs.logistics.supply_chain.events import (
     Demanded,
     Ordered,
+    Paid,
     Produced,
     Shipped,
-    Paid,
 )
 from maze_envs.logistics.supply_chain.state import (
     N_PERIODS_KEPT,
@@ -158,7 +158,9 @@ class Rules:
         """
         last = self.n_stages - 1
         # 1 order. What is sent last is read last; with a lead time of 1 it is read at once.
-        sent = [(*stage.orders_under_way, order) for stage, order in zip(stages, orders, strict=True)]
+        sent = [
+            (*stage.orders_under_way, order) for stage, order in zip(stages, orders, strict=True)
+        ]
         coming = [stage.goods_under_way for stage in stages]
         coming[last] = (*coming[last], orders[last])
         # 2 receive, 3 read.

@@ -28,7 +28,6 @@ from maze.core.env.reward import RewardAggregator
 from maze.core.env.structured_env import StructuredEnv
 from maze.core.errors import ConfigError
 from maze.core.wrappers.time_limit_wrapper import TimeLimitWrapper
-from maze_envs.logistics.supply_chain.checks import check_counts
 from maze_envs.logistics.supply_chain.conversions import (
     ChainObservation,
     OrderAction,

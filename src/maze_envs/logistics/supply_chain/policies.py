@@ -112,7 +112,9 @@ class BaseStockPolicy(OrderPolicy):
         """Return the order-up-to level, shape (1,) or (n_stages,)."""
         lead_time = observation["lead_time"].astype(np.float64)
         if self._levels is None:
-            formula: NDArray[np.float64] = self._mean * lead_time + self._safety * np.sqrt(lead_time)
+            formula: NDArray[np.float64] = self._mean * lead_time + self._safety * np.sqrt(
+                lead_time
+            )
             return formula
         return self._levels if self._is_planner else self._levels @ observation["stage"][:, None]
 

@@ -108,9 +108,7 @@ class _Sheet:
             )
         )
 
-    def area(
-        self, points: Sequence[tuple[float, float]], colour: str, zorder: float = 2.0
-    ) -> None:
+    def area(self, points: Sequence[tuple[float, float]], colour: str, zorder: float = 2.0) -> None:
         """Fill a polygon."""
         polygon = self._patches.Polygon(points, closed=True, fc=colour, lw=0, zorder=zorder)
         self._add(polygon)
@@ -219,9 +217,7 @@ class _ChainDrawing:
             if height:
                 sheet.area(corners, colour, zorder=3)
         if stage.inventory or not stage.backlog:
-            sheet.text(
-                x, GOODS_LANE + up + 10, str(stage.inventory), colour=STOCK, weight="bold"
-            )
+            sheet.text(x, GOODS_LANE + up + 10, str(stage.inventory), colour=STOCK, weight="bold")
         if stage.backlog:
             sheet.text(x, GOODS_LANE - down - 10, str(stage.backlog), colour=OWED, weight="bold")
 
@@ -265,9 +261,7 @@ class _ChainDrawing:
         sheet.circle(x, y, CUSTOMER_RADIUS)
         sheet.text(x, y, "customer", weight="bold")
 
-    def _slip(
-        self, place: _Place, units: int, y: float = ORDER_LANE, is_new: bool = False
-    ) -> None:
+    def _slip(self, place: _Place, units: int, y: float = ORDER_LANE, is_new: bool = False) -> None:
         """Draw an order."""
         face, ink = (ORDER, "white") if is_new else ("white", INK)
         self._units(place, y, units, face, ORDER, ink)
@@ -277,9 +271,7 @@ class _ChainDrawing:
         face, edge, ink = (STOCK, STOCK, "white") if units else ("white", LINE, FAINT)
         self._units(place, GOODS_LANE, units, face, edge, ink)
 
-    def _units(
-        self, place: _Place, y: float, units: int, face: str, edge: str, ink: str
-    ) -> None:
+    def _units(self, place: _Place, y: float, units: int, face: str, edge: str, ink: str) -> None:
         size = (place.width, BOX_HEIGHT)
         self.sheet.box(place.x, y, size, face=face, edge=edge, radius=4, zorder=4)
         digits = str(units)

@@ -48,6 +48,4 @@ class CostReward(RewardAggregator[SupplyChainState]):
 
 def _costs(events: Sequence[Event]) -> list[float]:
     """Return the cost of each stage. There is one event for each, in their order."""
-    return [
-        event.holding_cost + event.backlog_cost for event in events if isinstance(event, Paid)
-    ]
+    return [event.holding_cost + event.backlog_cost for event in events if isinstance(event, Paid)]
