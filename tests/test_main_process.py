@@ -143,6 +143,35 @@ def test_ctrl_c_while_the_workers_start_is_as_quiet(tmp_path):
     assert "0 of 1,000,000 episodes" in output
 
 
+INTERRUPTED_WHILE_COMPOSING = """
+import signal, sys
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from maze.cli import maze_run
+load = ConfigLoaderImpl.load_configuration
+def load_and_interrupt(*args, **options):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        config = None if sys.exc_info()[0] else load(*args, **options)
+        return config.copy()  # What OmegaConf does when it is interrupted is much like this.
+ConfigLoaderImpl.load_configuration = load_and_interrupt
+sys.exit(maze_run.main())
+"""
+
+
+def test_ctrl_c_while_the_config_is_composed_waits_for_the_config(tmp_path):
+    arguments = ["env=gym_env", "runner=sequential", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_COMPOSING, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
 WAITS_LONG = """
 import sys
 from maze.cli import maze_run

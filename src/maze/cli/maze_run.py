@@ -8,6 +8,7 @@ that Hydra is known here and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -28,7 +29,7 @@ from maze.cli.messages import (
     report,
 )
 from maze.core.errors import ConfigError, RunStoppedError
-from maze.core.rollout.interrupts import Terminations
+from maze.core.rollout.interrupts import Terminations, late_interrupts
 from maze.version import __version__
 
 if TYPE_CHECKING:
@@ -72,9 +73,17 @@ class Command:
         self._text = text
         self._show_traceback = show_traceback
         self._exit_codes: list[int] = []
+        self._starting = contextlib.ExitStack()
 
     def run(self, arguments: Sequence[str]) -> int:
         """Compose the config and play it; return the exit code."""
+        with self._starting:
+            # OmegaConf, interrupted in the middle of a change, fails with errors of its own: a
+            # Ctrl-C that comes while the config is composed waits for the config.
+            self._starting.enter_context(late_interrupts())
+            return self._run(arguments)
+
+    def _run(self, arguments: Sequence[str]) -> int:
         # As with `python -m`, so that a user's own module beside the command can be named.
         launch_directory = os.getcwd()
         if launch_directory not in sys.path:
@@ -98,6 +107,7 @@ class Command:
 
     def _play(self, config: DictConfig) -> int:
         """Play one run; errors are reported here, so that further runs are played."""
+        self._starting.close()
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 

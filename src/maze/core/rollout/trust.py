@@ -18,6 +18,7 @@ import gymnasium as gym
 
 from maze.core.errors import ConfigError
 from maze.core.factory import TARGET
+from maze.core.wrappers.pettingzoo_env import is_shipped
 
 GROUPS = ("runner", "env", "policy", "wrappers", "model", "seeding")
 """The groups of a config that name code."""
@@ -32,6 +33,7 @@ TARGETS_OF_CONFIGS = frozenset(
         "maze.core.rollout.sequential_rollout_runner.SequentialRolloutRunner",
         "maze.core.seeding.seed_range",
         "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env",
+        "maze.core.wrappers.pettingzoo_env.PettingZooEnv",
     }
 )
 """What the config files of Maze name: harmless whatever the arguments are."""
@@ -41,6 +43,7 @@ WRAPPERS_OF_MAZE = frozenset(
     for path in (
         "dict_action_wrapper.DictActionWrapper",
         "dict_observation_wrapper.DictObservationWrapper",
+        "discretize_actions_wrapper.DiscretizeActionsWrapper",
         "monitoring_wrapper.MazeEnvMonitoringWrapper",
         "observation_normalization_wrapper.ObservationNormalizationWrapper",
         "observation_stack_wrapper.ObservationStackWrapper",
@@ -49,6 +52,7 @@ WRAPPERS_OF_MAZE = frozenset(
         "return_normalization_reward_wrapper.ReturnNormalizationRewardWrapper",
         "reward_clipping_wrapper.RewardClippingWrapper",
         "reward_scaling_wrapper.RewardScalingWrapper",
+        "split_actions_wrapper.SplitActionsWrapper",
         "step_skip_wrapper.StepSkipWrapper",
         "time_limit_wrapper.TimeLimitWrapper",
     )
@@ -66,6 +70,8 @@ _MAKES_FROM_ID = {
     "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env": "name",
     "maze.core.wrappers.maze_gym_env_wrapper.GymMazeEnv": "env",
 }
+# What makes one that PettingZoo ships, or what a dotted path names.
+_MAKES_FROM_NAME = {"maze.core.wrappers.pettingzoo_env.PettingZooEnv": "name"}
 _HARMLESS = TARGETS_OF_CONFIGS | WRAPPERS_OF_MAZE | PRE_PROCESSORS_OF_MAZE | _MAKES_FROM_ID.keys()
 # Arguments of wrappers that are the dotted path of a class.
 _CLASS_ARGUMENTS = ("default_strategy", "strategy")
@@ -98,7 +104,8 @@ def what_would_be_imported(config: Mapping[str, Any], groups: Sequence[str] = GR
     """Return the names of code that rebuilding a config would import or call.
 
     What is known to be harmless is left out: the classes that Maze's own configs name, Maze's
-    wrappers and bundled environments, and the environments that Gymnasium itself registers.
+    wrappers and bundled environments, and the environments that Gymnasium itself registers or
+    that PettingZoo ships.
 
     Args:
         config: of a recorded run. Nothing of it is imported.
@@ -142,6 +149,9 @@ def _named_code(group: str, value: Any) -> Iterator[tuple[str, bool]]:
         env_id = mapping.get(_MAKES_FROM_ID.get(target, ""))
         if isinstance(env_id, str):
             yield env_id, True
+        name = mapping.get(_MAKES_FROM_NAME.get(target, ""))
+        if isinstance(name, str) and not is_shipped(name):
+            yield name, False
 
 
 def _wrapper_names(wrappers: Any) -> Iterator[str]:

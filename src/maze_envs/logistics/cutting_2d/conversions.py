@@ -59,7 +59,7 @@ class InventoryObservation(ObservationConversion[Cutting2DState]):
         """Return the space."""
         slots, raw = self.max_pieces_in_inventory, self.raw_piece_size
         sizes = np.tile(np.array(raw, np.float32) + 1, (slots, 1))
-        space = {
+        space: dict[str, spaces.Space[Any]] = {
             "inventory": spaces.Box(np.zeros_like(sizes), sizes, dtype=np.float32),
             "inventory_size": spaces.Box(0.0, slots + 1, (1,), np.float32),
             "ordered_piece": _order_space(raw),
@@ -116,7 +116,7 @@ class CutObservation(ObservationConversion[Cutting2DState]):
         """Return the space."""
         raw = self.raw_piece_size
         sizes = np.array(raw, np.float32) + 1
-        space = {
+        space: dict[str, spaces.Space[Any]] = {
             "selected_piece": spaces.Box(np.zeros_like(sizes), sizes, dtype=np.float32),
             "ordered_piece": _order_space(raw),
         }

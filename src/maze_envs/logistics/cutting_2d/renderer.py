@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maze.core.env.renderer import LastStep, Renderer
-from maze_envs.logistics.cutting_2d.state import Cutting2DAction, Cutting2DState
+from maze_envs.logistics.cutting_2d.state import Cutting2DState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Cutting2DRenderer(Renderer[Cutting2DState, Cutting2DAction]):
+class Cutting2DRenderer(Renderer[Cutting2DState, Any]):
     """Draws the last cut on the left, the inventory on the right."""
 
     def draw(self, figure: Figure, state: Cutting2DState, last: LastStep | None) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from maze.core.env.conversion import ActionConversion, ObservationConversion
 from maze.core.env.structured_env import Action, ActorID, Observation
+from maze_envs.logistics.supply_chain.checks import check_counts
 from maze_envs.logistics.supply_chain.core_env import Rules
 from maze_envs.logistics.supply_chain.state import Order, Orders, SupplyChainState
 
@@ -93,7 +94,7 @@ class _Rows:
         names = ("inventory", "backlog", "incoming_order", "on_order", "lead_time")
         boxes = {name: spaces.Box(0.0, np.inf, rows or (1,), np.float32) for name in names}
         in_transit = spaces.Box(0.0, np.inf, (*rows, self._width), np.float32)
-        return {**boxes, "in_transit": in_transit}  # type: ignore[dict-item]
+        return {**boxes, "in_transit": in_transit}
 
     def of(
         self, stages: Sequence[int], state: SupplyChainState, rows: tuple[int, ...]
@@ -117,10 +118,11 @@ class OrderAction(ActionConversion[SupplyChainState, Order]):
     """A stage's order, ``order``: a whole number from 0 to the largest that can be placed.
 
     Args:
-        max_order: the largest.
+        max_order: the largest, at least 1.
     """
 
     def __init__(self, max_order: int) -> None:
+        check_counts(self, 1, max_order=max_order)
         self.max_order = max_order
 
     def space(self) -> spaces.Dict:
@@ -145,10 +147,11 @@ class OrdersAction(ActionConversion[SupplyChainState, Orders]):
 
     Args:
         n_stages: of the chain.
-        max_order: the largest that a stage can place.
+        max_order: the largest that a stage can place, at least 1.
     """
 
     def __init__(self, n_stages: int, max_order: int) -> None:
+        check_counts(self, 1, max_order=max_order)
         self.n_stages = n_stages
         self.max_order = max_order
 

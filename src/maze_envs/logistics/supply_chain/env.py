@@ -26,7 +26,6 @@ from maze.core.env.maze_env import MazeEnv
 from maze.core.env.renderer import Renderer
 from maze.core.env.reward import RewardAggregator
 from maze.core.env.structured_env import StructuredEnv
-from maze.core.errors import ConfigError
 from maze.core.wrappers.time_limit_wrapper import TimeLimitWrapper
 from maze_envs.logistics.supply_chain.conversions import (
     ChainObservation,
@@ -102,10 +101,6 @@ def supply_chain_env(
         closures=closures,
     )
     made_demand = make_demand(demand)
-    if not isinstance(max_order, int) or max_order < 1:
-        raise ConfigError(
-            f"'env.max_order' has to be a whole number of at least 1, got {max_order!r}"
-        )
     parts: dict[str, Any] = {
         "reward": CostReward() if reward is None else reward,
         "renderer": SupplyChainRenderer() if renderer is None else renderer,

@@ -82,8 +82,8 @@ class BaseStockPolicy(OrderPolicy):
     Raises:
         ConfigError: If an option cannot be used.
 
-    Source: Snyder & Shen, Fundamentals of Supply Chain Theory (2nd ed., 2019), section 4.3: base-stock
-    levels by the normal approximation of the demand over the lead time.
+    Source: Snyder & Shen, Fundamentals of Supply Chain Theory (2nd ed., 2019), chapter 4: base-stock
+    levels under the normal approximation of the demand during the lead time.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class BaseStockPolicy(OrderPolicy):
         action_space: spaces.Dict,
         demand_mean: float = 4.0,
         demand_std: float | None = None,
-        service_level: float = 0.9,
+        service_level: float = 0.8,
         levels: Sequence[float] | None = None,
     ) -> None:
         super().__init__(action_space)
@@ -190,7 +190,7 @@ def base_stock_policy(
     action_spaces: Mapping[StepKey, spaces.Dict],
     demand_mean: float = 4.0,
     demand_std: float | None = None,
-    service_level: float = 0.9,
+    service_level: float = 0.8,
     levels: Sequence[float] | None = None,
 ) -> FlatPolicies:
     """Return a ``BaseStockPolicy``, which has these options, for either variant of the chain."""

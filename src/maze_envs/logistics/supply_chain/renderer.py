@@ -27,17 +27,20 @@ STOCK, OWED, ORDER, DEMAND = "#5b8db8", "#d0675c", "#d99a2b", "#e1e5ea"
 
 # In pixels from the lower left corner.
 WIDTH, HEIGHT, HEADLINE = 960, 540, 518
-CARD_WIDTH, CARD_LOW, CARD_HIGH = 96, 224, 490
+WIDEST_CARD, CARD_LOW, CARD_HIGH = 96, 224, 490
 FACTORY_X, CUSTOMER_X, CUSTOMER_RADIUS = 174, 904, 37
 ORDER_LANE, GOODS_LANE = 432, 322
 LONGEST_UP, LONGEST_DOWN = 104, 72
 """Of the bars; stock goes up from the goods lane, and what is owed goes down."""
-BOX_HEIGHT, WIDEST_BOX = 22, 32
+BOX_HEIGHT, WIDEST_BOX, NARROWEST_BOX = 22, 32, 16
 PLOT_LEFT, PLOT_RIGHT, PLOT_LOW, PLOT_HIGH = 46, 936, 36, 176
 
 
 class SupplyChainRenderer(Renderer[SupplyChainState, Order | Orders]):
-    """Draws chains of any length; they look best with two to five stages."""
+    """Draws chains of any length; they look best with two to five stages.
+
+    Where there is no room for a number at each place under way, their sum is shown.
+    """
 
     figure_size = (WIDTH / 100, HEIGHT / 100)
     frames_per_second = 8.0
@@ -168,6 +171,7 @@ class _ChainDrawing:
         self.colours = colours
         self.names = [name.partition("_")[2] for name in stage_names(len(state.stages))]
         self.pitch = (CUSTOMER_X - FACTORY_X) / len(state.stages)
+        self.card_width = min(WIDEST_CARD, self.pitch / 2)
         self.pixels_per_unit = _pixels_per_unit(state.stages)
 
     def draw(self) -> None:
@@ -184,10 +188,10 @@ class _ChainDrawing:
             self._goods(i, stage.goods_under_way, pending.get(i))
 
     def _left(self, stage: int) -> float:
-        return self._x(stage) - CARD_WIDTH / 2
+        return self._x(stage) - self.card_width / 2
 
     def _right(self, stage: int) -> float:
-        return self._x(stage) + CARD_WIDTH / 2
+        return self._x(stage) + self.card_width / 2
 
     def _x(self, stage: int) -> float:
         """Return the middle of a stage's card."""
@@ -196,18 +200,18 @@ class _ChainDrawing:
     def _card(self, i: int, stage: Stage, is_next: bool) -> None:
         sheet, x = self.sheet, self._x(i)
         sheet.box(
-            *(x, (CARD_LOW + CARD_HIGH) / 2, (CARD_WIDTH, CARD_HIGH - CARD_LOW)),
+            *(x, (CARD_LOW + CARD_HIGH) / 2, (self.card_width, CARD_HIGH - CARD_LOW)),
             face=CARD,
             edge=ORDER if is_next else LINE,
             line_width=2.0 if is_next else 0.8,
             radius=6,
         )
-        sheet.text(x, CARD_HIGH - 15, self.names[i], size=9.5, weight="bold")
+        sheet.text(x, CARD_HIGH - 15, self.names[i], size=self.card_width / 10, weight="bold")
         # The colour of its line below.
         sheet.box(x, CARD_HIGH - 27, (40, 3), face=self.colours[i], radius=1, zorder=3)
         if i not in self.state.open_stages:
             sheet.text(x, CARD_LOW + 12, "closed", colour=FAINT)
-        reach = CARD_WIDTH / 2 - 14
+        reach = self.card_width / 2 - 14
         sheet.line([(x - reach, GOODS_LANE), (x + reach, GOODS_LANE)], zorder=4)
         up = stage.inventory * self.pixels_per_unit
         down = stage.backlog * self.pixels_per_unit
@@ -227,6 +231,8 @@ class _ChainDrawing:
         self.sheet.arrow((right, ORDER_LANE), (left, ORDER_LANE))
         # The last place is for the order of this period.
         places = _places(left, right, len(under_way) + 1)
+        if places[0].width < NARROWEST_BOX:
+            places, under_way = _places(left, right, 2), [sum(under_way)]
         for place, units in zip(places, under_way, strict=False):
             self._slip(place, units)
         if pending is not None:
@@ -239,6 +245,8 @@ class _ChainDrawing:
         self.sheet.arrow((left, GOODS_LANE), (right, GOODS_LANE))
         # The factory's order of this period goes to the beginning of its production.
         places = _places(left, right, len(under_way) + is_production)[::-1]
+        if places[0].width < NARROWEST_BOX:
+            places, under_way = _places(left, right, 1 + is_production)[::-1], [sum(under_way)]
         for place, units in zip(places, under_way, strict=False):
             self._crate(place, units)
         if is_production:
