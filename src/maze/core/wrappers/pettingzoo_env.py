@@ -136,12 +136,15 @@ class PettingZooEnv(StructuredEnv):
         acted = {agent: aec_env.action_space(agent) for agent in agents}
         self._actors = actors_of({agent: (observed[agent], acted[agent]) for agent in agents})
         self.agent_names = {actor: str(agent) for agent, actor in self._actors.items()}
-        self.agent_counts = {}
-        self.observation_spaces, self.action_spaces = {}, {}
+        agent_counts: dict[StepKey, int] = {}
+        self._spaces: dict[StepKey, spaces.Dict] = {}
+        action_spaces: dict[StepKey, spaces.Dict] = {}
         for agent, (key, _) in self._actors.items():
-            self.agent_counts[key] = self.agent_counts.get(key, 0) + 1
-            self.observation_spaces[key] = _as_dict(observed[agent], "observation")
-            self.action_spaces[key] = _as_dict(acted[agent], "action")
+            agent_counts[key] = agent_counts.get(key, 0) + 1
+            self._spaces[key] = _as_dict(observed[agent], "observation")
+            action_spaces[key] = _as_dict(acted[agent], "action")
+        self.agent_counts, self.action_spaces = agent_counts, action_spaces
+        self.observation_spaces = self._spaces
         self._wraps_observation = {
             agent for agent in agents if not isinstance(observed[agent], spaces.Dict)
         }
@@ -171,7 +174,7 @@ class PettingZooEnv(StructuredEnv):
             info_masks = unmasked if unmasked and self._has_masks_in_info(unmasked) else {}
         for key, n in info_masks.items():
             of_key = self.observation_spaces[key].spaces
-            self.observation_spaces[key] = spaces.Dict({**of_key, MASK: spaces.MultiBinary(n)})
+            self._spaces[key] = spaces.Dict({**of_key, MASK: spaces.MultiBinary(n)})
         self._info_masks = dict(info_masks)
         self.action_masks = {
             key: {"action": MASK} for key in self.agent_counts if key in masked | info_masks.keys()
@@ -239,10 +242,10 @@ class PettingZooEnv(StructuredEnv):
         reward = self._collect_rewards()
         if state.agents and not _is_dead(state, state.agent_selection):
             following = self._take_turn()
-            observation = self._observe(following)
-            return observation, reward, False, False, state.infos.get(following, {})
+            return self._observe(following), reward, False, False, state.infos.get(following, {})
         # Dead agents can be asked for what they see until they are gone.
-        observation, info = None, {}
+        observation: Any = None
+        info: dict[str, Any] = {}
         if all(_is_dead(state, each) for each in state.agents):
             observation, info = self._observe(agent), state.infos.get(agent, {})
         if not state.agents:  # It does not wait for the steps of dead agents.
@@ -561,8 +564,8 @@ def _maker(name: str) -> Callable[..., Any]:
         found = made_by
     if not callable(found):
         raise ConfigError(f"'{name}' is {found!r}, expected what makes a PettingZoo environment")
-    maker = found
-    return maker
+    made_by_name: Callable[..., Any] = found
+    return made_by_name
 
 
 def _unknown_name(name: str, canonical: str, shipped: Mapping[str, object]) -> str:

@@ -25,8 +25,8 @@ class PositionObservation(ObservationConversion[SupplyChainState]):
 
     - ``inventory``, ``backlog``: in stock and owed, after the last period;
     - ``incoming_order``: what was ordered from it in the last period;
-    - ``in_transit``, shape (w,): goods on their way to it by the periods until they arrive, the next
-      ones first; w is the largest number there is for any stage, filled up with 0;
+    - ``in_transit``, shape (w,): goods on their way to it by the periods until they arrive, the
+      next ones first; w is the largest number there is for any stage, filled up with 0;
     - ``on_order``: ordered and not received, wherever it is: in an order that is under way, in the
       backlog upstream, or in transit;
     - ``lead_time``: periods from its order to the goods, if the stage upstream has them;

@@ -51,7 +51,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import numpy as np
 
@@ -184,7 +183,7 @@ class Rules:
         )
 
     def open_stages(self, rng: np.random.Generator) -> tuple[int, ...]:
-        """Draw which stages are open in a period: at least one. Nothing is drawn without closures."""
+        """Draw which stages are open in a period: at least one; all of them without closures."""
         if not self.closures:
             return tuple(range(self.n_stages))
         is_open = rng.random(self.n_stages) >= self.closures
@@ -274,7 +273,7 @@ class SupplyChainCoreEnv(ChainCoreEnv[Order]):
         super().__init__(rules, demand)
         # How many act in a period is up to chance then.
         n_agents = UNKNOWN_COUNT if rules.closures else rules.n_stages
-        self.agent_counts: Mapping[StepKey, int] = MappingProxyType({"order": n_agents})
+        self.agent_counts: Mapping[StepKey, int] = {"order": n_agents}
 
     def step(self, action: Order) -> tuple[SupplyChainState, bool, bool]:
         """Place the next stage's order. With the last one the period takes its course."""

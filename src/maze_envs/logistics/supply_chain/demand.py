@@ -129,8 +129,8 @@ def make_demand(demand: Demand | str | Mapping[str, Any]) -> Demand:
     if isinstance(demand, str):
         if demand not in BY_NAME:
             raise ConfigError(
-                f"'env.demand' has to be one of {', '.join(BY_NAME)}, or a config with _target_, got"
-                f" {demand!r}.{did_you_mean(demand, BY_NAME)}"
+                f"'env.demand' has to be one of {', '.join(BY_NAME)}, or a config with _target_,"
+                f" got {demand!r}.{did_you_mean(demand, BY_NAME)}"
             )
         return BY_NAME[demand]()
     return Factory(Demand, "env.demand").build(demand)

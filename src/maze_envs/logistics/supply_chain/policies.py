@@ -82,8 +82,8 @@ class BaseStockPolicy(OrderPolicy):
     Raises:
         ConfigError: If an option cannot be used.
 
-    Source: Snyder & Shen, Fundamentals of Supply Chain Theory (2nd ed., 2019), chapter 4: base-stock
-    levels under the normal approximation of the demand during the lead time.
+    Source: Snyder & Shen, Fundamentals of Supply Chain Theory (2nd ed., 2019), chapter 4:
+    base-stock levels under the normal approximation of the demand during the lead time.
     """
 
     def __init__(
