@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maze.core.agent.masked_random_policy import MaskedRandomPolicy
-from maze.core.env.structured_env import StructuredEnv
-from maze.core.errors import ConfigError, SpaceError
+from maze.core.env.structured_env import ActorID, StructuredEnv
+from maze.core.errors import ConfigError, OutputError, SpaceError
+from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
+from maze.core.seeding import Seeding
+from maze.core.wrappers.action_recording_wrapper import (
+    ActionRecordingWrapper,
+    RecordedAction,
+    load_recorded_actions,
+)
 from maze.core.wrappers.discretize_actions_wrapper import DiscretizeActionsWrapper
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
 from maze.core.wrappers.split_actions_wrapper import SplitActionsWrapper
@@ -47,6 +54,19 @@ class TestDiscretizedFlatActions(WrapperContract):
 
     def wrap(self, env):
         return DiscretizeActionsWrapper(env, {"action": {"num_bins": 5}})
+
+
+class TestRecordingSubSteps(WrapperContract):
+    def wrap(self, env):
+        return ActionRecordingWrapper(env)
+
+
+class TestRecordingFlatActions(WrapperContract):
+    def make_inner(self):
+        return acting(spaces.Box(-2.0, 2.0, (1,)))
+
+    def wrap(self, env):
+        return ActionRecordingWrapper(env)
 
 
 MULTI_DISCRETE: spaces.Space[Any] = spaces.MultiDiscrete([2, 4, 3], start=[0, 5, -1])
@@ -359,3 +379,53 @@ def test_a_choice_that_is_no_bin_is_answered(choice):
     env.reset()
     with pytest.raises(SpaceError, match=r"no choice for 'action' that is in Discrete\(3\)"):
         env.step({"action": choice})
+
+
+# Recorded.
+
+
+def test_actions_are_recorded_as_they_pass_and_can_be_played_again(tmp_path):
+    wrappers = {ActionRecordingWrapper: {}, SplitActionsWrapper: {"split_config": SPLIT_POSITION}}
+    runner = SequentialRolloutRunner(n_episodes=3)
+    result = runner.run_with(
+        TwoStepEnv, wrappers=wrappers, seeding=Seeding(1, 2), output_dir=tmp_path
+    )
+    for row in result.episodes:
+        env = TwoStepEnv()
+        recorded = load_recorded_actions(tmp_path, row.episode_index, env.action_spaces)
+        env.reset(seed=row.env_seed)
+        rewards = []
+        for time, actor, action in recorded:
+            assert (env.env_time(), env.actor_id()) == (time, actor)
+            assert env.action_space.contains(action)
+            rewards.append(env.step(action)[1])
+        assert sum(rewards) == pytest.approx(row.episode_return)
+
+
+def test_each_kind_of_action_comes_out_as_it_went_in():
+    space = spaces.Dict(
+        a=spaces.Discrete(5, start=-2),
+        b=spaces.Box(-1.0, 1.0, (2, 2)),
+        c=spaces.MultiBinary(3),
+        d=spaces.Tuple([spaces.MultiDiscrete([3, 4]), spaces.Text(5)]),
+    )
+    space.seed(3)
+    for _ in range(20):
+        action = space.sample()
+        event = RecordedAction.of(ActorID(0, 0), action, space)
+        assert same(event.value(space), action)
+
+
+def test_what_was_not_recorded_is_told(tmp_path):
+    runner = SequentialRolloutRunner(n_episodes=1)
+    runner.run_with(TwoStepEnv, seeding=Seeding(1, 2), output_dir=tmp_path)
+    with pytest.raises(OutputError, match=r"no recorded actions in .*ActionRecordingWrapper"):
+        load_recorded_actions(tmp_path, 0, TwoStepEnv().action_spaces)
+    runner.run_with(
+        TwoStepEnv,
+        wrappers={ActionRecordingWrapper: {}},
+        seeding=Seeding(1, 2),
+        output_dir=tmp_path / "other",
+    )
+    with pytest.raises(OutputError, match="no recorded actions of episode 7"):
+        load_recorded_actions(tmp_path / "other", 7, TwoStepEnv().action_spaces)

@@ -30,7 +30,7 @@ def _elsewhere(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-class Survivors(AECEnv):
+class Survivors(AECEnv):  # type: ignore[misc]
     """Three agents count; one of them leaves after each round, and the last one is cut off.
 
     Each agent is paid its number when it acts, and whoever leaves gets 10 then.

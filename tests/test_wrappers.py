@@ -21,6 +21,7 @@ from maze.core.wrappers.step_skip_wrapper import StepSkipWrapper
 from maze.core.wrappers.time_limit_wrapper import TimeLimitWrapper
 from maze.core.wrappers.wrapper import ActionWrapper, ObservationWrapper, Wrapper
 from tests.contracts import WrapperContract, play, same
+from tests.core_envs import tank_env
 from tests.envs import CountingEnv, EchoEnv, TwoStepEnv
 
 SCALING = "maze.core.wrappers.reward_scaling_wrapper.RewardScalingWrapper"
@@ -124,7 +125,7 @@ def test_clipping_keeps_what_is_not_a_number():
     lambda env: TimeLimitWrapper(env, 0),
     lambda env: TimeLimitWrapper(env, 2.5),  # type: ignore[arg-type]
     lambda env: StepSkipWrapper(env, 0),
-    lambda env: StepSkipWrapper(env, 2, skip_mode="noop"),  # type: ignore[arg-type]
+    lambda env: StepSkipWrapper(env, 2, skip_mode="other"),  # type: ignore[arg-type]
     lambda env: StepSkipWrapper(TwoStepEnv(), 2),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(make):
@@ -153,6 +154,19 @@ def test_a_skipped_step_repeats_the_action_and_sums_the_rewards():
     env = StepSkipWrapper(GymMazeEnv(inner), n_steps=3)
     assert rewards(env, 2) == [1.0 + 2.0 + 3.0, 4.0 + 5.0 + 6.0]
     assert len(inner.actions) == 6
+
+
+def test_nothing_is_done_in_between_if_the_environment_says_how():
+    env = tank_env()
+    env.reset(seed=1)
+    expected = 0.0
+    for action in ({"sell": 1}, env.noop_action(), env.noop_action()):
+        expected += float(env.step(action)[1])
+    skipping = StepSkipWrapper(tank_env(), n_steps=3, skip_mode="noop")
+    skipping.reset(seed=1)
+    assert skipping.step({"sell": 1})[1] == expected
+    with pytest.raises(ConfigError, match="does not say which of its actions does nothing"):
+        StepSkipWrapper(counting(), 2, skip_mode="noop")
 
 
 def test_skipping_stops_at_the_end_of_the_episode():

@@ -41,6 +41,7 @@ TARGETS_OF_CONFIGS = frozenset(
 WRAPPERS_OF_MAZE = frozenset(
     f"maze.core.wrappers.{path}"
     for path in (
+        "action_recording_wrapper.ActionRecordingWrapper",
         "dict_action_wrapper.DictActionWrapper",
         "dict_observation_wrapper.DictObservationWrapper",
         "discretize_actions_wrapper.DiscretizeActionsWrapper",

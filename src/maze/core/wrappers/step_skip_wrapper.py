@@ -14,23 +14,25 @@ from maze.core.wrappers.wrapper import StepResult, Wrapper
 
 
 class StepSkipWrapper(Wrapper):
-    """Plays each action ``n_steps`` times in all and sums the rewards.
+    """Plays ``n_steps`` steps for each action and sums their rewards.
 
     It stops early when the episode ends. Observation and info are those of the last step played;
     the events of all of them belong to the one step that is seen from outside.
 
     Args:
         env: the environment inside, with a single actor.
-        n_steps: how often an action is played, at least 1 (which changes nothing).
-        skip_mode: only ``"sticky"``, which repeats the action. Gymnasium's environments do not
-            say which of their actions does nothing, so there is no mode that plays that one.
+        n_steps: how many steps are played in all, at least 1 (which changes nothing).
+        skip_mode: ``"sticky"`` repeats the action; ``"noop"`` plays it once, and then the action
+            of the environment that does nothing (``StructuredEnv.noop_action``).
 
     Raises:
-        ConfigError: If the environment has several actors, or an argument is out of range.
+        ConfigError: If the environment has several actors, an argument is out of range, or
+            ``"noop"`` is asked for where no action is said to do nothing, as in Gymnasium's
+            environments.
     """
 
     def __init__(
-        self, env: StructuredEnv, n_steps: int, skip_mode: Literal["sticky"] = "sticky"
+        self, env: StructuredEnv, n_steps: int, skip_mode: Literal["sticky", "noop"] = "sticky"
     ) -> None:
         super().__init__(env)
         if not self.is_flat:
@@ -39,20 +41,24 @@ class StepSkipWrapper(Wrapper):
                 f" step keys {list(self.agent_counts)} with {list(self.agent_counts.values())}"
                 " agents: the repeated action would be played by another one."
             )
-        if skip_mode != "sticky":
+        if skip_mode not in ("sticky", "noop"):
             raise ConfigError(
-                f"'skip_mode' of StepSkipWrapper has to be 'sticky' (repeat the action), got"
-                f" {skip_mode!r}."
+                "'skip_mode' of StepSkipWrapper has to be 'sticky' (repeat the action) or 'noop'"
+                f" (do nothing in between), got {skip_mode!r}."
             )
+        if skip_mode == "noop":
+            env.noop_action()  # Raises where no action is said to do nothing.
         self.n_steps = positive_count(n_steps, "n_steps", of=self)
         self.skip_mode = skip_mode
 
     def step(self, action: Action) -> StepResult:
-        """Play the action up to ``n_steps`` times."""
+        """Play the action, and up to ``n_steps - 1`` steps more."""
         observation, total_reward, terminated, truncated, info = self._inner_step(action)
         for _ in range(self.n_steps - 1):
             if terminated or truncated:
                 break
+            if self.skip_mode == "noop":
+                action = self.env.noop_action()
             observation, reward, terminated, truncated, info = self._inner_step(action)
             total_reward += reward
         return observation, total_reward, terminated, truncated, info
