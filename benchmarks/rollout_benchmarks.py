@@ -33,6 +33,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from maze.core import episode
+from maze.core.agent.policy import StructuredPolicy
+from maze.core.env.structured_env import Action, ActorID, Observation, StructuredEnv
 from maze.core.ledger import data_files, journal
 from maze.core.ledger.journal import JournalWriter
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
@@ -40,6 +42,8 @@ from maze.core.rollout.rollout_runner import RolloutRunner
 from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
 from maze.core.sinks.ledger_sink import LedgerSink
 from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
+from maze_envs.logistics.cutting_2d.env import cutting_2d_structured_masked
+from maze_envs.logistics.cutting_2d.greedy_policy import GreedyPolicy
 
 CARTPOLE = "CartPole-v1"
 RANDOM_POLICY = {"_target_": "maze.core.agent.random_policy.RandomPolicy"}
@@ -62,7 +66,7 @@ class Figure:
 
     name: str
     value: float
-    unit: Literal["x", "s", "MB", "%"]
+    unit: Literal["x", "s", "MB", "%", "µs"]
     budget: float | None
     """``None`` if the line is there for comparison only."""
     is_better: Literal["higher", "lower"]
@@ -380,6 +384,117 @@ def measure_pixels(is_quick: bool) -> Iterator[Figure]:
     )
 
 
+class ScriptedPolicy(StructuredPolicy):
+    """Plays the same actions in each episode, in next to no time.
+
+    Args:
+        actions: of an episode.
+    """
+
+    def __init__(self, actions: Sequence[Action]) -> None:
+        self.actions = actions
+
+    def start_episode(self, seed: int) -> Iterator[Action]:
+        return iter(self.actions)
+
+    def act(
+        self, observation: Observation, actor: ActorID, memory: Any, deterministic: bool
+    ) -> Action:
+        action: Action = next(memory)
+        return action
+
+
+def make_cutting() -> StructuredEnv:
+    """Make the cutting environment of the tutorial, in which each step has two sub-steps."""
+    return cutting_2d_structured_masked(
+        max_pieces_in_inventory=50,
+        raw_piece_size=[4, 3],
+        static_demand=[[1, 2], [1, 2], [1, 1], [2, 2], [1, 2], [1, 1]],
+    )
+
+
+def greedy_actions() -> list[Action]:
+    """Return what the greedy policy does in an episode; all episodes are the same."""
+    env = make_cutting()
+    policies = {key: GreedyPolicy(space) for key, space in env.action_spaces.items()}
+    observation, _ = env.reset(seed=0)
+    actions, is_last = [], False
+    while not is_last:
+        actions.append(policies[env.actor_id().step_key].act(observation, None, True))
+        observation, _, terminated, truncated, _ = env.step(actions[-1])
+        is_last = terminated or truncated
+    return actions
+
+
+def play_cutting_env(actions: Sequence[Action], n_episodes: int) -> Measured:
+    """Step the environment by hand."""
+    env = make_cutting()
+    started = time.perf_counter()
+    for seed in range(n_episodes):
+        env.reset(seed=seed)
+        for action in actions:
+            env.step(action)
+        env.events.clear()
+    return Measured(time.perf_counter() - started, n_episodes * len(actions))
+
+
+def play_cutting_rules(actions: Sequence[Action], n_episodes: int) -> Measured:
+    """Do what belongs to the environment itself: its rules, observations and actions."""
+    env: Any = make_cutting().unwrapped
+    rules, rng = env.core_env, np.random.default_rng(0)
+    started = time.perf_counter()
+    for _ in range(n_episodes):
+        state = rules.reset(rng)
+        for action in actions:
+            actor = rules.actor_id()
+            state, _, _ = rules.step(
+                env.actions[actor.step_key].space_to_maze(action, state, actor)
+            )
+            actor = rules.actor_id()
+            env.observations[actor.step_key].maze_to_space(state, actor)
+        rules.events.clear()
+    return Measured(time.perf_counter() - started, n_episodes * len(actions))
+
+
+def measure_structured(is_quick: bool) -> Iterator[Figure]:
+    """Measure sub-steps of the cutting environment, and what of them is the framework's doing."""
+    n_episodes, n_repeats = (20, 3) if is_quick else (100, 7)
+    actions = greedy_actions()
+
+    def play() -> Measured:
+        with tempfile.TemporaryDirectory() as directory:
+            runner = SequentialRolloutRunner(n_episodes=n_episodes, max_episode_steps=0)
+            started = time.perf_counter()
+            runner.run_with(
+                make_cutting, ScriptedPolicy(actions), output_dir=Path(directory) / "run"
+            )
+            return Measured(time.perf_counter() - started, n_episodes * len(actions))
+
+    shares: list[float] = []
+
+    def play_and_compare() -> Measured:
+        rules, played = play_cutting_rules(actions, n_episodes), play()
+        shares.append(1e6 * (played.seconds - rules.seconds) / played.n_steps)
+        return played
+
+    yield from compare(
+        "cutting environment, stepped by hand",
+        lambda: play_cutting_env(actions, n_episodes),
+        {"cutting environment, all recorded": (play_and_compare, None)},
+        n_repeats,
+    )
+    shares = shares[1:] or shares  # The first one imports.
+    yield Figure(
+        "sub-step, the framework's share",
+        statistics.median(shares),
+        "µs",
+        15.0,
+        "lower",
+        (min(shares), max(shares)),
+        "all but rules and conversions",
+    )
+
+
 def measure_ledger(is_quick: bool) -> Iterator[Figure]:
     """Measure which share of a recorded run goes into what makes it possible to trust it."""
     parts: dict[str, list[tuple[Any, str]]] = {
@@ -493,6 +608,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "parallel": measure_parallel,
     "dictionaries": measure_dictionaries,
     "pixels": measure_pixels,
+    "structured": measure_structured,
     "ledger": measure_ledger,
     "start-up": measure_start_up,
     "memory": measure_memory,

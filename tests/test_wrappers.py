@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
 from gymnasium import spaces
 
 from maze.core.env.structured_env import ActorID, StructuredEnv
@@ -20,11 +22,15 @@ from maze.core.wrappers.reward_scaling_wrapper import RewardScalingWrapper
 from maze.core.wrappers.step_skip_wrapper import StepSkipWrapper
 from maze.core.wrappers.time_limit_wrapper import TimeLimitWrapper
 from maze.core.wrappers.wrapper import ActionWrapper, ObservationWrapper, Wrapper
+from maze_envs.logistics.cutting_2d.env import cutting_2d_structured_masked
+from tests.commands import REPOSITORY
 from tests.contracts import WrapperContract, play, same
 from tests.core_envs import tank_env
 from tests.envs import CountingEnv, EchoEnv, TwoStepEnv
 
 SCALING = "maze.core.wrappers.reward_scaling_wrapper.RewardScalingWrapper"
+
+CONF = REPOSITORY / "src" / "maze" / "conf"
 
 ACTION = {"action": 0}
 
@@ -424,3 +430,33 @@ def test_a_stack_travels_by_pickle():
     restored = pickle.loads(pickle.dumps(env))
     assert same(play(restored), play(env))
     assert same(play(copy.deepcopy(env)), play(env))
+
+
+# Config files.
+
+
+def composed(name: str) -> dict[str, Any]:
+    """Return an option of the group ``wrappers``, with what it inherits."""
+    text = yaml.safe_load((CONF / "wrappers" / f"{name}.yaml").read_text())
+    inherited = [entry for entry in text.pop("defaults", []) if entry != "_self_"]
+    return {**{k: v for parent in inherited for k, v in composed(parent).items()}, **text}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "wrappers").glob("*.yaml")))
+def test_each_option_of_the_group_can_be_put_around_an_environment_it_is_for(name):
+    if name.startswith("pixel"):
+        pytest.importorskip("PIL")
+        env = GymMazeEnv(EchoEnv(spaces.Box(0, 255, (120, 100, 3), np.uint8), spaces.Discrete(2)))
+    elif name.startswith("tutorial"):
+        env = cast(Any, cutting_2d_structured_masked(20, [4, 3], [[1, 2], [2, 2]]))
+    else:
+        env = GymMazeEnv("CartPole-v1")
+    wrapped = apply_wrappers(env, composed(name))
+    for step in play(wrapped):
+        assert wrapped.observation_spaces[step.actor.step_key].contains(step.observation)
+    if name == "pixel_obs":
+        assert wrapped.observation_space["observation-rgb2gray-resize_img-unsqueeze"].shape == (
+            1, 96, 96
+        )  # fmt: skip
+    if name == "vector_obs_rnn":
+        assert wrapped.observation_space["observation"].shape == (4, 4)

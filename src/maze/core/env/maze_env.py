@@ -109,7 +109,8 @@ class MazeEnv(StructuredEnv, Generic[StateT, ActionT]):
         self._time = 0
         self._step_events: list[Event] = []
         self._step_actors: list[ActorID] = []
-        self._actor_rewards: Sequence[float] | None = None
+        # Of the structured step that was completed last, for whoever asks.
+        self._completed: tuple[list[Event], StateT, list[ActorID]] | None = None
         self._window: Window | None = None
         self.last_step = None
 
@@ -120,9 +121,8 @@ class MazeEnv(StructuredEnv, Generic[StateT, ActionT]):
         super().reset(seed=seed, options=options)
         core_env = self.core_env
         core_env.events.clear()
-        self._step_events.clear()
-        self._step_actors.clear()
-        self._actor_rewards, self.last_step, self._time = None, None, 0
+        self._step_events, self._step_actors = [], []
+        self._completed, self.last_step, self._time = None, None, 0
         self.state = core_env.reset(self.np_random)
         if not self._is_flat:
             self._actor, self._time = core_env.actor_id(), core_env.env_time()
@@ -148,11 +148,8 @@ class MazeEnv(StructuredEnv, Generic[StateT, ActionT]):
         reward = 0.0
         if is_complete or terminated or truncated:
             reward = self.reward.reward(self._step_events, self.state)
-            self._actor_rewards = self.reward.actor_rewards(
-                self._step_events, self.state, self._step_actors
-            )
-            self._step_events.clear()
-            self._step_actors.clear()
+            self._completed = self._step_events, self.state, self._step_actors
+            self._step_events, self._step_actors = [], []
         if self.render_mode == "human":
             self.render()
         return self._observe(), reward, terminated, truncated, {}
@@ -171,7 +168,10 @@ class MazeEnv(StructuredEnv, Generic[StateT, ActionT]):
 
     def actor_rewards(self) -> Sequence[float] | None:
         """Return how the reward of the structured step that was just completed is shared."""
-        return self._actor_rewards
+        if self._completed is None:
+            return None
+        events, state, actors = self._completed
+        return self.reward.actor_rewards(events, state, actors)
 
     def kpis(self, summary: EpisodeSummary) -> Mapping[str, float]:
         """Return the simulation's key figures of the episode that has just ended."""

@@ -144,6 +144,8 @@ def _values_by_group(
     """Return what a statistic reduces, by the end of its name."""
     attribute, group_by, per_step = statistic.attribute, statistic.group_by, statistic.per_step
     by = (group_by,) if isinstance(group_by, str) else group_by or ()
+    if not by and per_step is None and attribute is not None:
+        return {"": [getattr(event, attribute) for _, event in events]} if events else {}
     groups: dict[str, list[float]] = {}
     times: dict[str, list[int]] = {}
     for time, event in events:

@@ -173,12 +173,16 @@ class BatchEncoder:
             lines = self._reward_lines(prefix, first_time, values)
             self._texts(Reward)[position] = lines.encode()
         if episode.events:
-            by_type: dict[type[Event], list[str]] = {}
-            for time, event in episode.events:
-                cells = [_cell(getattr(event, name)) for name in event.attributes()]
-                by_type.setdefault(type(event), []).append("\t".join([prefix, str(time), *cells]))
+            by_type: dict[type[Event], list[tuple[int, Event]]] = {}
+            for timed in episode.events:
+                by_type.setdefault(type(timed[1]), []).append(timed)
             for event_type, same in by_type.items():
-                self._texts(event_type)[position] = ("\n".join(same) + "\n").encode(
+                names = self._known(event_type)[0]
+                rows = [
+                    "\t".join([prefix, str(time), *[_cell(getattr(event, name)) for name in names]])
+                    for time, event in same
+                ]
+                self._texts(event_type)[position] = ("\n".join(rows) + "\n").encode(
                     "utf-8", "backslashreplace"
                 )
 
@@ -198,14 +202,23 @@ class BatchEncoder:
         return f"{prefix}\t" + f"\n{prefix}\t".join(parts) + "\n"
 
     def _texts(self, event_type: type[Event]) -> dict[int, bytes]:
+        return self._known(event_type)[1]
+
+    def _known(self, event_type: type[Event]) -> tuple[tuple[str, ...], dict[int, bytes]]:
+        """Return the columns of an event log, and its lines by the position of the episode."""
         known = self._events.get(event_type.__name__)
         if known is None:
             known = self._events[event_type.__name__] = (event_type.attributes(), {})
-        return known[1]
+        return known
+
+
+_PLAIN_NUMBERS = (int, float, bool)
 
 
 def _cell(value: Any) -> str:
     """A value as a cell of a TSV file. Tabs, newlines and backslashes are escaped by backslash."""
+    if type(value) in _PLAIN_NUMBERS:
+        return str(value)
     if isinstance(value, np.generic):
         value = value.item()
     text = value if isinstance(value, str) else str(value)

@@ -26,6 +26,7 @@ GROUPS = ("runner", "env", "policy", "wrappers", "model", "seeding")
 TARGETS_OF_CONFIGS = frozenset(
     {
         "maze.core.agent.dummy_cartpole_policy.DummyCartPolePolicy",
+        "maze.core.agent.flat_policies.FlatPolicies",
         "maze.core.agent.lunar_lander_heuristic_policy.LunarLanderHeuristicPolicy",
         "maze.core.agent.masked_random_policy.MaskedRandomPolicy",
         "maze.core.agent.random_policy.RandomPolicy",

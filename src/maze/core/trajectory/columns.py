@@ -288,12 +288,13 @@ def _checked(
     """Make errors of a recording function tell what is wrong, and undo what it had recorded."""
 
     def record_checked(value: Any) -> None:
-        before = [len(column) for column in collected]
         try:
             record(value)
         except Exception as error:
-            for column, n in zip(collected, before, strict=True):
-                del column[n:]
+            # All were of the same length, and the one at which it failed still is.
+            before = min(map(len, collected), default=0)
+            for column in collected:
+                del column[before:]
             raise SpaceError(explain(space, value, role)) from error
 
     return record_checked
@@ -365,9 +366,10 @@ def _recorder(space: spaces.Space[Any], collected: Iterator[list[Any]]) -> Calla
         return record_dict
     if isinstance(space, spaces.Tuple):
         parts = [_recorder(child, collected) for child in space.spaces]
+        n_parts = len(parts)
 
         def record_tuple(value: Any) -> None:
-            if not isinstance(value, tuple):
+            if not isinstance(value, tuple) or len(value) != n_parts:
                 raise _Mismatch
             for record, part in zip(parts, value, strict=True):
                 record(part)
