@@ -420,6 +420,25 @@ def test_episodes_do_not_depend_on_processes_and_lanes_and_play_again(tmp_path):
     assert maze.verify(tmp_path / "two", replay="all").is_good
 
 
+def test_a_policy_for_step_keys_that_are_numbers_plays_again(tmp_path):
+    greedy_path = "maze_envs.logistics.cutting_2d.greedy_policy.GreedyPolicy"
+    policy = {
+        "_target_": "maze.core.agent.flat_policies.FlatPolicies",
+        "policies": {0: {"_target_": greedy_path}, 1: {"_target_": greedy_path}},
+    }
+    env = {
+        "_target_": "maze_envs.logistics.cutting_2d.env.cutting_2d_structured",
+        **TUTORIAL,
+        "max_episode_steps": 9,
+    }
+    SequentialRolloutRunner(n_episodes=2).run_with(
+        env, policy, seeding=Seeding(1, 2), output_dir=tmp_path / "run"
+    )
+    assert maze.verify(tmp_path / "run", replay="all").is_good
+    assert len(maze.resume(tmp_path / "run", n_episodes=3).episodes) == 3
+    assert maze.verify(tmp_path / "run", replay="all").is_good
+
+
 # Drawings.
 
 

@@ -368,6 +368,19 @@ def test_a_step_key_without_policy_is_answered():
         play(TwoStepEnv(), policies)
 
 
+def test_step_keys_may_have_become_strings_in_a_file():
+    spaces_by_key: Any = {0: TwoStepEnv().action_spaces["select"]}
+    select = RandomSelect()
+    of_strings: Any = {"0": select, "1": 3}
+    assert FlatPolicies(of_strings, spaces_by_key).policies == {0: select}
+    assert FlatPolicies({0: select}, spaces_by_key).policies == {0: select}
+
+
+def test_a_missing_step_key_is_told_before_anything_is_played():
+    with pytest.raises(ConfigError, match=r"there is none for \['place'\], but for \['select'\]"):
+        FlatPolicies({"select": RandomSelect()}, TwoStepEnv().action_spaces)
+
+
 @pytest.mark.parametrize("policies", [{}, [RandomSelect()], {"select": 3}])
 def test_what_is_no_mapping_to_flat_policies_is_refused(policies):
     with pytest.raises(ConfigError, match="policies"):

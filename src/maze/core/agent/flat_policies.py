@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.random import SeedSequence
 
 from maze.core.agent.policy import FlatPolicy, StructuredPolicy
-from maze.core.env.structured_env import Action, ActorID, Observation, StepKey
+from maze.core.env.structured_env import Action, ActorID, Observation, StepKey, by_step_key
 from maze.core.errors import ConfigError, ContractError
 from maze.core.factory import Factory
 
@@ -32,7 +32,8 @@ class FlatPolicies(StructuredPolicy):
         observation_spaces: the same, as ``observation_space``.
 
     Raises:
-        ConfigError: If there is no policy, or one is no ``FlatPolicy`` and no config of one.
+        ConfigError: If there is no policy, none for a step key of ``action_spaces``, or one is no
+            ``FlatPolicy`` and no config of one.
     """
 
     def __init__(
@@ -46,7 +47,15 @@ class FlatPolicies(StructuredPolicy):
                 "'policies' of FlatPolicies has to be a mapping from step keys to flat policies,"
                 f" got {policies!r}."
             )
-        # Those of step keys that the environment does not have could not be built for it.
+        if action_spaces is not None:
+            given, policies = policies, by_step_key(policies, action_spaces)
+            # Those of step keys that the environment does not have could not be built for it.
+            missing = [step_key for step_key in action_spaces if step_key not in policies]
+            if missing:
+                raise ConfigError(
+                    "FlatPolicies needs a policy for each step key of the environment,"
+                    f" {list(action_spaces)}; there is none for {missing}, but for {list(given)}."
+                )
         self.policies: dict[StepKey, FlatPolicy] = {
             step_key: Factory(FlatPolicy, where=f"policies.{step_key}").build(
                 policy,
@@ -54,7 +63,6 @@ class FlatPolicies(StructuredPolicy):
                 **_of_key("observation_space", observation_spaces, step_key),
             )
             for step_key, policy in policies.items()
-            if action_spaces is None or step_key in action_spaces
         }
 
     def start_episode(self, seed: int) -> dict[StepKey, Any]:

@@ -15,14 +15,16 @@ environment has one step key, ``0``, and one agent, ``0``, so each step is a str
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import gymnasium as gym
 from gymnasium import spaces
 
 from maze.core.errors import ConfigError
 from maze.core.events.event import Event
+
+ValueT = TypeVar("ValueT")
 
 StepKey: TypeAlias = str | int
 """Names a kind of (sub-)step."""
@@ -179,3 +181,17 @@ class StructuredEnv(gym.Env[Observation, Action]):
             The next actor's observation, the reward, whether the task ended (terminated),
             whether it was cut off (truncated), and the info dictionary.
         """
+
+
+def by_step_key(given: Mapping[Any, ValueT], step_keys: Iterable[StepKey]) -> dict[StepKey, ValueT]:
+    """Return what belongs to some step keys, of a mapping that may have been through JSON.
+
+    There, all keys are strings: ``"0"`` stands for the step key ``0`` if there is no ``"0"``.
+    """
+    keys = tuple(step_keys)
+    by_text = {str(step_key): step_key for step_key in keys}
+    return {
+        key if key in keys else by_text[str(key)]: value
+        for key, value in given.items()
+        if key in keys or str(key) in by_text
+    }
