@@ -26,7 +26,7 @@ import inspect
 import pkgutil
 import re
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -46,6 +46,9 @@ from maze.core.wrappers.wrapper import StepResult
 
 MASK = "action_mask"
 """The key under which PettingZoo's environments give masks."""
+
+# Its resets keep the countdown to the next zombie.
+_FORGETS_TO_RESET = frozenset({"butterfly/knights_archers_zombies_v11"})
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ class PettingZooEnv(StructuredEnv):
             or a PettingZoo environment, whose layers are left as they are.
         render_mode: with a name, one of the environment's ``metadata["render_modes"]``.
         kwargs: with a name, further arguments of the environment.
+        new_each_episode: with a name, whether the environment is made anew at each reset but the
+            first: for one whose ``reset`` leaves something of the episode before. ``None``: if it
+            is known to be like that.
 
     Raises:
         ConfigError: If there is no such environment, it does not take these arguments, misses a
@@ -110,16 +116,24 @@ class PettingZooEnv(StructuredEnv):
         name: Any,
         render_mode: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        new_each_episode: bool | None = None,
     ) -> None:
         if isinstance(name, str):
             arguments = dict(kwargs or {})
             mode = arguments.pop("render_mode", None) if render_mode is None else render_mode
-            recipe = Recipe(name, mode, arguments)
+            if new_each_episode is None:
+                new_each_episode = _canonical(name) in _FORGETS_TO_RESET
+            recipe = Recipe(name, mode, arguments, new_each_episode)
             self._set_up(recipe.make(), recipe, None)
         elif render_mode is not None or kwargs:
             raise ConfigError(
                 "'render_mode' and 'kwargs' are for an environment that is made from its name."
                 f" Give them to {type(name).__name__} when it is constructed, or pass the name."
+            )
+        elif new_each_episode:
+            raise ConfigError(
+                f"this {type(name).__name__} was not made from a name, so it cannot be made anew"
+                " for each episode: pass the name, or the dotted path of what makes it"
             )
         else:
             self._set_up(_as_aec(name, "'name' of PettingZooEnv"), None, None)
@@ -128,9 +142,8 @@ class PettingZooEnv(StructuredEnv):
         self, aec_env: Any, recipe: Recipe | None, info_masks: Mapping[StepKey, int] | None
     ) -> None:
         """Set all attributes; ``info_masks`` is ``None`` where it has to be found out."""
-        self._layered_env, self._recipe = aec_env, recipe
-        self.aec_env = _peeled(aec_env) if recipe else aec_env
-        self._state = _state_of(aec_env)
+        self._recipe = recipe
+        self._put_in(aec_env)
         agents = _possible_agents(aec_env)
         observed = {agent: aec_env.observation_space(agent) for agent in agents}
         acted = {agent: aec_env.action_space(agent) for agent in agents}
@@ -158,6 +171,12 @@ class PettingZooEnv(StructuredEnv):
         self._forget_episode()
         self._declare_masks(info_masks)
 
+    def _put_in(self, aec_env: Any) -> None:
+        self._layered_env = aec_env
+        self.aec_env = _peeled(aec_env) if self._recipe else aec_env
+        self._state = _state_of(aec_env)
+        self._was_reset = False
+
     def _declare_masks(self, info_masks: Mapping[StepKey, int] | None) -> None:
         sizes = {
             key: mask_size
@@ -183,6 +202,7 @@ class PettingZooEnv(StructuredEnv):
     def _has_masks_in_info(self, sizes: Mapping[StepKey, int]) -> bool:
         """Return whether an agent has a mask in its info, after a first reset."""
         self._layered_env.reset(seed=0)
+        self._was_reset = True
         return any(
             isinstance(info, Mapping)
             and MASK in info
@@ -206,6 +226,10 @@ class PettingZooEnv(StructuredEnv):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; see ``StructuredEnv.reset``."""
         self._forget_episode()
+        if self._was_reset and self._recipe and self._recipe.new_each_episode:
+            self._layered_env.close()
+            self._put_in(self._recipe.make())
+        self._was_reset = True
         try:
             self.aec_env.reset(seed=seed, options=options)
         except TypeError:
@@ -442,6 +466,8 @@ class Recipe:
     name: str
     render_mode: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    new_each_episode: bool = False
+    """Whether that is done for each episode."""
 
     def make(self) -> Any:
         """Make the environment, with all its layers."""
@@ -577,15 +603,22 @@ def _unknown_name(name: str, canonical: str, shipped: Mapping[str, object]) -> s
             f"there is no PettingZoo environment '{name}': those of '{folder}' are in a package"
             f" of their own now. With pip install {package}, it may be '{moved[folder]}.{rest}'."
         )
-    by_end = {known.partition("/")[2]: known for known in shipped}
-    near = [by_end[rest]] if rest in by_end else difflib.get_close_matches(canonical, shipped, n=1)
-    if not near:
-        near = [by_end[end] for end in difflib.get_close_matches(rest, by_end, n=1)]
-    hint = f" Did you mean '{near[0]}'?" if near else ""
     return (
-        f"there is no PettingZoo environment '{name}'.{hint} An environment of your own is named by"
-        " the dotted path of a module that has env() or parallel_env()."
+        f"there is no PettingZoo environment '{name}'.{_near_names(folder, rest, shipped)} An"
+        " environment of your own is named by the dotted path of a module that has env() or"
+        " parallel_env()."
     )
+
+
+def _near_names(folder: str, rest: str, shipped: Collection[str]) -> str:
+    by_end = {known.partition("/")[2]: known for known in shipped}
+    ends = [rest] if rest in by_end else difflib.get_close_matches(rest, by_end, n=3, cutoff=0.7)
+    if ends:
+        return f" Did you mean {' or '.join(repr(by_end[end]) for end in ends)}?"
+    if not (of_folder := [known for known in shipped if known.startswith(f"{folder}/")]):
+        folders = sorted({known.partition("/")[0] for known in shipped})
+        return f" They begin with {'/, '.join(folders)}/: one of these alone lists its names."
+    return f" Of '{folder}' there are: {', '.join(sorted(of_folder))}."
 
 
 def _raise_missing(name: str, error: ImportError) -> NoReturn:
