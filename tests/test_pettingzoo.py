@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -46,7 +47,7 @@ class Survivors(AECEnv):  # type: ignore[misc]
         self.observation_spaces = dict.fromkeys(
             self.possible_agents, spaces.Box(0.0, 99.0, (2,), np.float32)
         )
-        self.action_spaces = dict.fromkeys(self.possible_agents, spaces.Discrete(3))
+        self.action_spaces: Any = dict.fromkeys(self.possible_agents, spaces.Discrete(3))
 
     def observation_space(self, agent: Any) -> Any:
         return self.observation_spaces[agent]
@@ -152,6 +153,17 @@ def test_agents_who_differ_by_a_number_are_of_one_step_key():
     }
 
 
+def test_a_name_is_not_taken_twice():
+    both: Any = (spaces.Box(0, 1), spaces.Discrete(2))
+    agents: dict[Any, Any] = dict.fromkeys(["dealer", "dealer_1", "dealer_2", 7], both)
+    assert actors_of(agents) == {
+        "dealer": ActorID("dealer", 0),
+        "dealer_1": ActorID("dealer_1", 0),
+        "dealer_2": ActorID("dealer_2", 0),
+        7: ActorID("agent", 0),
+    }
+
+
 def test_players_take_turns_and_a_round_is_a_step():
     env = PettingZooEnv(TICTACTOE)
     observation, _ = env.reset(seed=0)
@@ -233,6 +245,47 @@ def test_shares_are_not_known_where_somebody_is_paid_who_did_not_act():
     assert env.actor_rewards() is None
 
 
+class Late(Heirs):
+    """The first agent is dead before the game begins; who comes next inherits."""
+
+    def reset(self, seed: int | None = None, options: Any = None) -> None:
+        super().reset(seed, options)
+        self.terminations["walker_0"] = True
+        self.agent_selection = "walker_1"
+        self._deads_step_first()
+
+
+def test_an_agent_that_is_dead_from_the_start_is_not_asked_and_nothing_is_paid_before_a_step():
+    env = PettingZooEnv(Late())
+    observation, _ = env.reset(seed=0)
+    assert env.actor_id() == ActorID("walker", 1)
+    assert observation["observation"][0] == 1
+    env.step({"action": 0})
+    env.step({"action": 0})
+    assert env.actor_rewards() == [11.0, 7.0]
+
+
+class Abrupt(Survivors):
+    """After the first step nobody is left, without steps of dead agents."""
+
+    def step(self, action: Any) -> None:
+        self.rewards = {"walker_0": 4.0}
+        self.infos["walker_0"] = {"is": "last"}
+        self.truncations = dict.fromkeys(self.agents, True)
+        self.agents = []
+
+
+def test_an_environment_may_send_all_agents_away_itself():
+    env = PettingZooEnv(Abrupt())
+    env.reset(seed=3)
+    observation, *rest = env.step({"action": 0})
+    assert observation["observation"].tolist() == [0.0, 3.0]
+    assert rest == [4.0, False, True, {"is": "last"}]
+    assert env.actor_rewards() == [4.0]
+    with pytest.raises(gym.error.ResetNeeded, match="after the end of an episode"):
+        env.step({"action": 0})
+
+
 class AllAtOnce(Survivors):
     """All leave after the first step: the first one has lost, time is up for the others."""
 
@@ -312,6 +365,59 @@ class MasksInInfo(Survivors):
         self._tell()
 
 
+class TwoLevers(Survivors):
+    """Only the second position of the first lever and the third one of the second are allowed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_spaces = dict.fromkeys(self.possible_agents, spaces.MultiDiscrete([2, 3]))
+        mask = spaces.MultiBinary(5)
+        seen = spaces.Dict({"observation": spaces.Box(0.0, 99.0, (2,)), "action_mask": mask})
+        self.observation_spaces: Any = dict.fromkeys(self.possible_agents, seen)
+
+    def observe(self, agent: Any) -> Any:
+        mask = np.array([0, 1, 0, 0, 1], np.int8)
+        return {"observation": super().observe(agent), "action_mask": mask}
+
+    def step(self, action: Any) -> None:
+        assert action is None or list(action) == [1, 2]
+        super().step(action)
+
+
+def test_actions_of_several_numbers_are_masked_by_all_of_their_entries():
+    env = PettingZooEnv(TwoLevers())
+    assert env.action_masks == {"walker": {"action": "action_mask"}}
+    policy = MaskedRandomPolicy(env.action_spaces, env.observation_spaces, env.action_masks)
+    assert len(play(env, policy)) == 6
+
+
+class MaskOfAnotherSize(MasksInInfo):
+    def _tell(self) -> None:
+        self.infos = {agent: {"action_mask": np.ones(4, np.int8)} for agent in self.agents}
+
+
+def test_a_mask_that_does_not_fit_the_action_is_not_declared():
+    assert PettingZooEnv(MaskOfAnotherSize()).action_masks == {}
+
+
+class MaskOfTheFirst(MasksInInfo):
+    def _tell(self) -> None:
+        super()._tell()
+        self.infos.update(walker_1={}, walker_2={})
+
+    def step(self, action: Any) -> None:
+        Survivors.step(self, action)
+        self._tell()
+
+
+def test_where_a_mask_is_missing_all_is_allowed():
+    env = PettingZooEnv(MaskOfTheFirst())
+    first, _ = env.reset(seed=0)
+    second = env.step({"action": 0})[0]
+    assert first["action_mask"].tolist() == [1, 0, 0]
+    assert second["action_mask"].tolist() == [1, 1, 1]
+
+
 def test_masks_in_the_info_become_observations():
     env = PettingZooEnv(MasksInInfo())
     assert env.observation_spaces["walker"]["action_mask"] == spaces.MultiBinary(3)
@@ -373,6 +479,7 @@ def test_what_pettingzoo_ships_is_trusted_and_nothing_else():
         ({"name": "nothing.of_this.name"}, "They begin with atari/, butterfly/, classic/"),
         ({"name": TICTACTOE, "kwargs": {"size": 4}}, "cannot be made with size=4"),
         ({"name": TICTACTOE, "render_mode": "3d"}, "has no render mode '3d'. It has: "),
+        ({"name": "json"}, r"module 'json' has neither env\(\) nor parallel_env\(\)"),
         ({"name": 3}, "has to be a PettingZoo environment"),
         ({"name": Survivors(), "kwargs": {"a": 1}}, "made from its name"),
         ({"name": Survivors(), "new_each_episode": True}, "cannot be made anew for each episode"),
@@ -389,6 +496,20 @@ def test_a_missing_package_is_named(monkeypatch):
         PettingZooEnv("atari/pong_v3")
 
 
+def test_without_pygame_the_extra_is_named(monkeypatch):
+    class Drawn(Survivors):
+        def render(self) -> Any:
+            raise ModuleNotFoundError("No module named 'pygame'", name="pygame")
+
+    with pytest.raises(MissingExtraError, match=r"draws Drawn,.*maze-rollouts\[render\]"):
+        PettingZooEnv(Drawn()).render()
+    for name in [module for module in sys.modules if module.startswith("pettingzoo.butterfly")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(MissingExtraError, match=r"cooperative_pong_v6.*maze-rollouts\[render\]"):
+        PettingZooEnv("butterfly/cooperative_pong_v6")
+
+
 def test_without_pettingzoo_the_extra_is_named(monkeypatch):
     from maze.core.wrappers import pettingzoo_env
 
@@ -398,6 +519,49 @@ def test_without_pettingzoo_the_extra_is_named(monkeypatch):
         PettingZooEnv(TICTACTOE)
     monkeypatch.undo()
     pettingzoo_env._shipped.cache_clear()
+
+
+class Nobody(Survivors):
+    def reset(self, seed: int | None = None, options: Any = None) -> None:
+        super().reset(seed, options)
+        self.agents = []
+
+
+class Stranger(Survivors):
+    def reset(self, seed: int | None = None, options: Any = None) -> None:
+        super().reset(seed, options)
+        self.agents = [self.agent_selection] = ["stranger"]
+        self.terminations, self.truncations = {"stranger": False}, {"stranger": False}
+
+
+class Seedless(Survivors):
+    def reset(self) -> None:  # type: ignore[override]
+        super().reset()
+
+
+@pytest.mark.parametrize(
+    ("env_class", "message"),
+    [
+        (Nobody, "after a reset, Nobody has no agents that act"),
+        (Stranger, "agent 'stranger' of Stranger is none of its possible_agents: 'walker_0'"),
+        (Seedless, r"reset\(\) of Seedless has to take the keywords 'seed' and 'options'"),
+    ],
+)
+def test_what_does_not_keep_the_interface_is_told_at_the_reset(env_class, message):
+    with pytest.raises(ContractError, match=message):
+        PettingZooEnv(env_class()).reset(seed=1)
+
+
+def test_agents_have_to_be_known_from_the_start():
+    agentless = Survivors()
+    agentless.possible_agents = []
+    with pytest.raises(ConfigError, match=r"Survivors does not say its possible_agents, got \[\]"):
+        PettingZooEnv(agentless)
+
+
+def test_a_step_before_the_reset_is_told():
+    with pytest.raises(gym.error.ResetNeeded, match="before reset"):
+        PettingZooEnv(TICTACTOE).step({"action": 0})
 
 
 class NeverGone(Survivors):

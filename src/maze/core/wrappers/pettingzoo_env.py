@@ -201,8 +201,7 @@ class PettingZooEnv(StructuredEnv):
 
     def _has_masks_in_info(self, sizes: Mapping[StepKey, int]) -> bool:
         """Return whether an agent has a mask in its info, after a first reset."""
-        self._layered_env.reset(seed=0)
-        self._was_reset = True
+        self._reset_inside(0, None)
         return any(
             isinstance(info, Mapping)
             and MASK in info
@@ -229,12 +228,7 @@ class PettingZooEnv(StructuredEnv):
         if self._was_reset and self._recipe and self._recipe.new_each_episode:
             self._layered_env.close()
             self._put_in(self._recipe.make())
-        self._was_reset = True
-        try:
-            self.aec_env.reset(seed=seed, options=options)
-        except TypeError:
-            _check_takes_seed_and_options(self.aec_env.unwrapped)
-            raise
+        self._reset_inside(seed, options)
         state = self._state
         if state.agents and _is_dead(state, state.agent_selection):
             self._step_dead()
@@ -350,6 +344,14 @@ class PettingZooEnv(StructuredEnv):
             observation = {**observation, MASK: _mask(mask, n)}
         seen: Observation = observation
         return seen
+
+    def _reset_inside(self, seed: int | None, options: dict[str, Any] | None) -> None:
+        self._was_reset = True
+        try:
+            self.aec_env.reset(seed=seed, options=options)
+        except TypeError:
+            _check_takes_seed_and_options(self.aec_env.unwrapped)
+            raise
 
     def actor_id(self) -> ActorID:
         """Return who acts next."""
