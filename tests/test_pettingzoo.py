@@ -474,6 +474,7 @@ def test_what_pettingzoo_ships_is_trusted_and_nothing_else():
         ({"name": "classic/tictactoe_v2"}, "Did you mean 'classic/tictactoe_v3'"),
         ({"name": "tictactoe"}, "Did you mean 'classic/tictactoe_v3'"),
         ({"name": "classic/texas_holdem_v5"}, r"mean 'classic/texas_holdem_v\d' or 'classic/"),
+        ({"name": "four"}, "Did you mean 'classic/connect_four_v3'"),
         ({"name": "classic/"}, "Of 'classic' there are: .*classic/go_v5, .*classic/tictactoe_v3"),
         ({"name": "mpe/simple_v3"}, "pip install mpe2"),
         ({"name": "nothing.of_this.name"}, "They begin with atari/, butterfly/, classic/"),

@@ -615,6 +615,8 @@ def _unknown_name(name: str, canonical: str, shipped: Mapping[str, object]) -> s
 def _near_names(folder: str, rest: str, shipped: Collection[str]) -> str:
     by_end = {known.partition("/")[2]: known for known in shipped}
     ends = [rest] if rest in by_end else difflib.get_close_matches(rest, by_end, n=3, cutoff=0.7)
+    if not ends and len(rest) > 2:
+        ends = [end for end in by_end if rest in end][:3]
     if ends:
         return f" Did you mean {' or '.join(repr(by_end[end]) for end in ends)}?"
     if not (of_folder := [known for known in shipped if known.startswith(f"{folder}/")]):
