@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 
 import maze
 from maze.core.errors import ConfigError, ContractError, OutputError
+from maze.core.events.event import Event
 from maze.core.ledger.check import REWRITING_FILE, Damage, find_damage
 from maze.core.ledger.data_files import EventLayout
 from maze.core.ledger.journal import Journal, encode_line, parse_line
@@ -26,6 +29,10 @@ from maze.core.ledger.lock import DirectoryLock
 from maze.core.ledger.recovery import _Rewriting, recover
 from maze.core.rollout.result import RolloutResult
 from maze.core.rollout.rollout_runner import Resume
+from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
+from maze.core.seeding import Seeding
+from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
+from maze.core.wrappers.wrapper import Wrapper
 from tests.envs import FaultyEnv, TwoStepEnv, WalkEnv, raise_error
 from tests.runs import (
     EVERYWHERE,
@@ -575,3 +582,44 @@ def test_of_a_batch_with_a_changed_bit_no_wrong_episode_is_read(env, tmp_path):
         n_saved += 0 < len(found) < N
         path.write_bytes(data)
     assert n_saved > 0 or env is TwoStepEnv
+
+
+def test_a_table_of_episodes_that_was_changed_is_not_believed(tmp_path):
+    runner = SequentialRolloutRunner(n_episodes=4, output_dir=tmp_path / "run")
+    runner.run_with(lambda: GymMazeEnv(WalkEnv(5)), seeding=Seeding(1, 2))
+    other = SequentialRolloutRunner(n_episodes=4, output_dir=tmp_path / "other")
+    other.run_with(lambda: GymMazeEnv(WalkEnv(7)), seeding=Seeding(1, 2))
+    # A sound file, of the same episodes, that somebody has put in the place of the right one.
+    shutil.copy(tmp_path / "other" / "episodes.parquet", tmp_path / "run" / "episodes.parquet")
+    with pytest.warns(UserWarning, match="does not fit its checksum"):
+        table = maze.load(tmp_path / "run").table
+    assert [row.n_steps for row in table] == [5] * 4
+
+
+@dataclass(frozen=True)
+class Said(Event):
+    text: str
+
+
+TEXTS = ("a\tb", "line\nbreak", "back\\slash", "\t", "a\\n", "plain")
+
+
+class TellsWrapper(Wrapper):
+    """Says something in each step."""
+
+    def step(self, action: Any) -> Any:
+        stepped = self._inner_step(action)
+        self.events.append(Said(TEXTS[int(self._n % len(TEXTS))]))
+        self._n += 1
+        return stepped
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self._n = 0
+        return self._inner_reset(seed=seed, options=options)
+
+
+def test_text_of_events_comes_back_as_it_was(tmp_path):
+    pytest.importorskip("pandas")
+    runner = SequentialRolloutRunner(n_episodes=1, output_dir=tmp_path)
+    runner.run_with(lambda: TellsWrapper(GymMazeEnv(WalkEnv(6))), seeding=Seeding(1, 2))
+    assert maze.load(tmp_path).events("Said")["text"].tolist() == list(TEXTS)
