@@ -288,11 +288,11 @@ class RolloutRunner(ABC):
         kind = type(self)
         return {
             "runner": {"_target_": f"{kind.__module__}.{kind.__qualname__}", **options},
-            "env": _plain(env),
-            "policy": _plain("random" if agent is None else agent),
-            "wrappers": _plain(wrappers or {}),
+            "env": as_plain(env),
+            "policy": as_plain("random" if agent is None else agent),
+            "wrappers": as_plain(wrappers or {}),
             "seeding": {
-                name: None if value is None else _plain(value)
+                name: None if value is None else as_plain(value)
                 for name, value in vars(seeding).items()
             },
         }
@@ -482,14 +482,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """Turn what a run was set up with into values that YAML and JSON can hold."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {_plain_key(key): _plain(item) for key, item in value.items()}
+        return {_plain_key(key): as_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [as_plain(item) for item in value]
     if isinstance(value, gym.Env) and value.spec is not None:
         return _plain_gym_env(value)
     if isinstance(value, type) or inspect.isroutine(value):
@@ -512,7 +512,7 @@ def _plain_gym_env(env: gym.Env[Any, Any]) -> Any:
     if not arguments:
         return spec.id
     target = "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env"
-    return {"_target_": target, "name": spec.id, "kwargs": _plain(arguments)}
+    return {"_target_": target, "name": spec.id, "kwargs": as_plain(arguments)}
 
 
 def _plain_key(key: Any) -> str:

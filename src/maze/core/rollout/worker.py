@@ -14,19 +14,15 @@ then, its parent finds in its heartbeat, its output and its stacks.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pickle
-import signal
 import sys
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import Any
 
 from maze.core.env.structured_env import StructuredEnv
 from maze.core.episode import Episode, EpisodeBatch, EpisodeSpec
@@ -34,6 +30,7 @@ from maze.core.errors import MazeError
 from maze.core.rollout.heartbeat import Heartbeat, Phase
 from maze.core.rollout.job import EnvRecipe, Job
 from maze.core.rollout.player import Player
+from maze.core.rollout.processes import become_a_worker
 from maze.core.rollout.worker_traces import send_output_to, tell_stacks
 
 _LISTEN_SECONDS = 0.05
@@ -115,9 +112,7 @@ def work(
         job: from ``Job.to_bytes``.
         options: about this worker.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to deal with.
-    _die_with_parent()
-    _let_server_end()
+    become_a_worker()
     send_output_to(output)
     tell_stacks(stacks, when_asked=options.is_watched)
     # A parent that is gone, or does not want to hear any more: nothing left to do.
@@ -243,24 +238,3 @@ def _broken(error: BaseException) -> Broken:
         message = type(error).__name__
     text = "".join(traceback.format_exception(error))
     return Broken(type(error).__name__ if is_ours else "", message, text)
-
-
-def _let_server_end() -> None:
-    """Have the fork server, which is the parent, end with the main process.
-
-    It ends when nobody holds a certain pipe open any more, of which each worker gets a copy. So
-    workers that hang would keep it, and themselves, alive.
-    """
-    server: Any = forkserver._forkserver
-    pipe = getattr(server, "_forkserver_alive_fd", None)
-    if pipe is not None:
-        os.close(pipe)
-        server._forkserver_alive_fd = None
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end this process when its parent process ends. Only Linux can."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            set_parent_death_signal = 1
-            ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

@@ -14,30 +14,25 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import multiprocessing
 import os
-import signal
 import socket
 import struct
-import sys
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from time import perf_counter
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from maze.core import errors
 from maze.core.episode import EpisodeBatch, EpisodeRow, EpisodeSpec, Failure, FailurePlace
 from maze.core.errors import ConfigError, MazeError, RunStoppedError
 from maze.core.rollout.heartbeat import Doing, Heartbeat, Phase
-from maze.core.rollout.interrupts import deaf_children, late_interrupts
+from maze.core.rollout.interrupts import late_interrupts
 from maze.core.rollout.job import Job
 from maze.core.rollout.play import episode_id
+from maze.core.rollout.processes import cause_of_death, process_context, starting_a_process
 from maze.core.rollout.worker import (
     Broken,
     Done,
@@ -49,8 +44,6 @@ from maze.core.rollout.worker import (
     work,
 )
 from maze.core.rollout.worker_traces import StackFile, WorkerOutput
-
-_USUALLY_NEEDED = ("maze.core.agent.random_policy", "maze.core.wrappers.maze_gym_env_wrapper")
 
 # Work that a worker has in hand, in seconds: more than it takes until the parent hears of it.
 _SECONDS_AHEAD = 0.75
@@ -70,12 +63,6 @@ _MAX_PAUSE_SECONDS = 2.0
 _BUILD_AGAIN_SECONDS = (0.1, 0.4, 1.6)
 # Models are loaded and simulators started then, so a deadline for steps would be too short.
 _CONSTRUCTION_SECONDS = 60.0
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-# A process is started with its environment changed for a moment; two threads that do so at the
-# same time would put back each other's changes.
-_STARTING = threading.Lock()
 
 
 class Deadline(NamedTuple):
@@ -208,7 +195,7 @@ class WorkerPool:
         self._n_left = len(specs)
         self._fruitless_deaths = 0
         self._seconds_an_episode: float | None = None
-        self._context = _context()
+        self._context = process_context()
         self._seats = [_Seat() for _ in range(n_workers)]
         self._members: list[_Member] = []
         self._was_ready = False
@@ -311,7 +298,7 @@ class WorkerPool:
             daemon=True,
             name="maze-worker",
         )
-        with _STARTING, deaf_children(), _without_main_module(), _one_thread_a_process():
+        with starting_a_process():
             process.start()
         for connection in (theirs, their_output, their_stacks):
             connection.close()
@@ -537,7 +524,7 @@ class WorkerPool:
         exit_code = self._discard(member)
         if member.done_at is not None or (member.seat is None and not member.is_ready):
             return  # It had said all.
-        cause = cause or _cause_of_death(exit_code)
+        cause = cause or cause_of_death(exit_code)
         if not member.is_ready:
             if deadline is None:
                 self._died_unbuilt(member, cause)
@@ -616,44 +603,6 @@ class WorkerPool:
             )
 
 
-def _context() -> BaseContext:
-    methods = multiprocessing.get_all_start_methods()
-    if "forkserver" not in methods:
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # Imported once, by the server, and not again by each worker.
-    context.set_forkserver_preload([work.__module__, *_USUALLY_NEEDED])
-    return context
-
-
-@contextlib.contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Keep workers from importing the user's main module.
-
-    They do not need it: what is defined there is sent by value. Importing it would run a script
-    without ``if __name__ == "__main__"`` again in each worker.
-    """
-    main = sys.modules.get("__main__")
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        if main is not None:
-            sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
-def _one_thread_a_process() -> Iterator[None]:
-    """Have numerical libraries start one thread in each worker, unless the user said otherwise."""
-    ours = [name for name in _ONE_THREAD if name not in os.environ]
-    os.environ.update(dict.fromkeys(ours, "1"))
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
-
-
 def _widen(ours: Connection, theirs: Connection) -> None:
     """Have a pipe take all that a worker has in hand, and not wait for ever within a message."""
     with (
@@ -692,14 +641,6 @@ def _error_of(message: Broken) -> MazeError:
         error.args = (message.message,)
         return error
     return RunStoppedError(f"a worker broke off: {message.message}\n{message.traceback}")
-
-
-def _cause_of_death(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-exit_code).name}"
-        return f"was killed by signal {-exit_code}"
-    return f"exited with code {exit_code}"
 
 
 def _failed(spec: EpisodeSpec, attempts: int, seconds: float, failure: Failure) -> EpisodeRow:
