@@ -507,7 +507,8 @@ def test_how_many_workers_there_are_and_which_die_does_not_show(where, undisturb
 
 
 def test_workers_can_be_spawned_where_there_is_no_fork_server(undisturbed, monkeypatch, tmp_path):
-    monkeypatch.setattr(worker_pool, "process_context", lambda: multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(worker_pool, "process_context", lambda: spawn)
     env = partial(KilledOnceEnv, tmp_path, {3})
     result = parallel(output_dir=tmp_path / "run").run_with(env, seeding=numbered(N))
     assert_equal(content(tmp_path / "run"), undisturbed)

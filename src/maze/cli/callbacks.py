@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from maze.cli.messages import print_lines
 from maze.core.errors import MazeError, OutputError
@@ -26,12 +27,14 @@ class OutputDirectories(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the output directory before Hydra writes into it."""
+        _let_choices_be_named(config)
         directory = _own_directory(config, "hydra.run.dir", config.hydra.run.dir)
         with read_write(config), open_dict(config):
             config.hydra.run.dir = str(directory)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the directory of all runs."""
+        _let_choices_be_named(config)
         directory = _own_directory(config, "hydra.sweep.dir", config.hydra.sweep.dir)
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(directory)
@@ -43,6 +46,12 @@ class OutputDirectories(Callback):
         from maze.cli.sweep_table import sweep_table
 
         print_lines(["", sweep_table(Path(config.hydra.sweep.dir))])
+
+
+def _let_choices_be_named(config: DictConfig) -> None:
+    """Let ``${hydra:runtime.choices.env}`` be used in names of directories; Hydra does so later."""
+    HydraConfig.instance().set_config(config)
+    OmegaConf.set_readonly(config.hydra, None)
 
 
 def _own_directory(config: DictConfig, option: str, directory: str) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -52,12 +53,14 @@ def main() -> int:
         print(f"maze-run {__version__}")
         return OK
     show_traceback = "--debug" in arguments
-    command = Command(shlex.join(["maze-run", *arguments]), show_traceback)
+    command = Command(
+        shlex.join(["maze-run", *arguments]), show_traceback, trust="--trust" in arguments
+    )
     # Start-up makes many objects and hardly any garbage; looking for it takes a tenth of the time.
     gc.disable()
     with Terminations() as terminations:
         try:
-            code = command.run([argument for argument in arguments if argument != "--debug"])
+            code = command.run([text for text in arguments if text not in ("--debug", "--trust")])
         except KeyboardInterrupt:
             print_interrupted()
             code = INTERRUPTED
@@ -69,9 +72,10 @@ def main() -> int:
 class Command:
     """One call of ``maze-run``: a single run, or several with ``--multirun``."""
 
-    def __init__(self, text: str, show_traceback: bool) -> None:
+    def __init__(self, text: str, show_traceback: bool, trust: bool = False) -> None:
         self._text = text
         self._show_traceback = show_traceback
+        self._trust = trust
         self._exit_codes: list[int] = []
         self._starting = contextlib.ExitStack()
 
@@ -105,8 +109,12 @@ class Command:
             return report(error, self._show_traceback)
         return max(self._exit_codes, default=OK)
 
-    def _play(self, config: DictConfig) -> int:
-        """Play one run; errors are reported here, so that further runs are played."""
+    def _play(self, config: DictConfig) -> float:
+        """Play one run; errors are reported here, so that further runs are played.
+
+        Returns:
+            What a sweeper looks at: the mean return, of a training that of its best evaluation.
+        """
         self._starting.close()
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
@@ -115,11 +123,19 @@ class Command:
         is_one_of_several = hydra_config.mode == RunMode.MULTIRUN
         directory = Path(hydra_config.runtime.output_dir)
         log.info("%s", self._text)
+        objective = math.nan
         try:
             print_lines(_heading(config, hydra_config, is_one_of_several))
-            exit_code = self._play_config(config, Path(hydra_config.runtime.cwd), directory)
+            exit_code, objective = self._play_config(
+                config,
+                Path(hydra_config.runtime.cwd),
+                directory,
+                list(hydra_config.overrides.task),
+            )
         except Exception as error:
             log.exception("the run ended with an error")
+            if isinstance(error, ConfigError) and config.get("input_dir"):
+                error.add_note(f"(with input_dir={config.input_dir})")
             if isinstance(error, RunStoppedError):
                 print_result(error.result)
             exit_code = report(error, self._show_traceback)
@@ -131,16 +147,34 @@ class Command:
 
             print_lines(["", sweep_table(Path(hydra_config.sweep.dir))])
             raise KeyboardInterrupt
-        return exit_code
+        return objective
 
-    def _play_config(self, config: DictConfig, launch_directory: Path, directory: Path) -> int:
+    def _play_config(
+        self,
+        config: DictConfig,
+        launch_directory: Path,
+        directory: Path,
+        overrides: Sequence[str],
+    ) -> tuple[int, float]:
+        """Play what a config says; return the exit code and the mean return."""
         from omegaconf import OmegaConf
 
+        from maze.cli import training
         from maze.core.rollout.setup import RunSetup
 
         if config.get("input_dir"):
             config.input_dir = str((launch_directory / config.input_dir).resolve())
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        if training.is_training(plain):
+            gc.enable()
+            trained = training.train(plain, directory, self._text)
+            return training.exit_code_of(trained), trained.best_return
+        if plain.get("input_dir"):
+            from maze.cli.input_directory import take_from_input_directory
+
+            taken = take_from_input_directory(plain, overrides, self._trust)
+            if taken:
+                print_lines([f"from input_dir: {', '.join(taken)}", ""])
         for group in ("runner", "env", "policy"):
             if plain.get(group) is None:
                 raise ConfigError(
@@ -162,7 +196,8 @@ class Command:
             command=self._text,
         )
         print_result(result)
-        return exit_code_of(result)
+        summary = result.statistics.get("return")
+        return exit_code_of(result), math.nan if summary is None else summary.mean
 
 
 def print_result(result: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from maze.cli.messages import print_lines
@@ -14,6 +15,9 @@ DESCRIPTION = """\
 Plays the episodes that are missing in an output directory: those that an interrupted or killed run
 did not come to, and those whose data is damaged. With runner.n_episodes=... it is extended. What is
 there is kept; the outcome is that of an undisturbed run.
+
+A training goes on from its last checkpoint, and learns what an undisturbed one would; with
+training.n_steps=... it is extended.
 
 Other options of the runner that make no difference to an episode can be changed as well, such as
 runner.n_processes=8. A change that would make other episodes is refused.
@@ -50,13 +54,25 @@ def run(arguments: argparse.Namespace) -> int:
     from maze.core.rollout.resume import resume_run
 
     changes = dict(parse_option(option) for option in arguments.options)
+    command = shlex.join(["maze", *sys.argv[1:]])
+    directory = Path(arguments.directory)
+    config = config_of_training(directory)
+    if config is not None:
+        from maze.cli.training import exit_code_of as exit_code_of_training
+        from maze.cli.training import resume_training
+
+        if arguments.retry_failed:
+            raise ConfigError("--retry-failed is for rollouts; this is the directory of a training")
+        return exit_code_of_training(
+            resume_training(directory, config, changes, arguments.trust, command)
+        )
     try:
         result = resume_run(
             arguments.directory,
             changes,
             retry_failed=arguments.retry_failed,
             trust=arguments.trust,
-            command=shlex.join(["maze", *sys.argv[1:]]),
+            command=command,
             on_start=lambda text: print_lines([text, ""]),
         )
     except RunStoppedError as error:
@@ -64,6 +80,20 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     print_result(result)
     return exit_code_of(result)
+
+
+def config_of_training(directory: Path) -> dict[str, Any] | None:
+    """Return the config of a training; ``None`` if the directory is not that of one."""
+    import yaml
+
+    path = directory / "config.yaml"
+    if (directory / "journal.jsonl").exists() or not path.exists():
+        return None
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"'{path}' cannot be read: {error}") from error
+    return config if isinstance(config, dict) and "algorithm" in config else None
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -30,6 +30,9 @@ def sweep_table(sweep_directory: Path) -> str:
 
 
 def _numbers(run: Path) -> tuple[str, str, str, str]:
+    training = run / "training.json"
+    if training.exists():
+        return _numbers_of_training(training)
     try:
         content = json.loads((run / "statistics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -41,6 +44,18 @@ def _numbers(run: Path) -> tuple[str, str, str, str]:
         _number(steps.get("mean")),
         str(content["endings"].get("failed", 0)),
     )
+
+
+def _numbers_of_training(path: Path) -> tuple[str, str, str, str]:
+    """Return those of the best evaluation."""
+    try:
+        best = json.loads(path.read_text(encoding="utf-8"))["best"]
+    except (OSError, ValueError, KeyError):
+        return ("0", "did not finish", "", "")
+    if best is None:
+        return ("0", "not evaluated", "", "")
+    returns = best["returns"]
+    return (str(returns["n"]), _with_interval(returns), "", str(best["n_failed"]))
 
 
 def _with_interval(summary: dict[str, Any]) -> str:

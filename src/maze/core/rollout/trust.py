@@ -35,6 +35,17 @@ TARGETS_OF_CONFIGS = frozenset(
         "maze.core.seeding.seed_range",
         "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env",
         "maze.core.wrappers.pettingzoo_env.PettingZooEnv",
+        "maze.train.models.blocks.ConvolutionBlock",
+        "maze.train.models.blocks.DenseBlock",
+        "maze.train.models.blocks.RecurrentBlock",
+        "maze.train.models.custom.CustomModel",
+        "maze.train.models.template.TemplateModel",
+        "maze.train.trained_policy.TrainedPolicy",
+        "maze.train.trainers.a2c.A2C",
+        "maze.train.trainers.es.ES",
+        "maze.train.trainers.ppo.PPO",
+        "maze.train.trainers.sac.SAC",
+        "maze.train.training_runner.TrainingRunner",
     }
 )
 """What the config files of Maze name: harmless whatever the arguments are."""
@@ -75,8 +86,8 @@ _MAKES_FROM_ID = {
 # What makes one that PettingZoo ships, or what a dotted path names.
 _MAKES_FROM_NAME = {"maze.core.wrappers.pettingzoo_env.PettingZooEnv": "name"}
 _HARMLESS = TARGETS_OF_CONFIGS | WRAPPERS_OF_MAZE | PRE_PROCESSORS_OF_MAZE | _MAKES_FROM_ID.keys()
-# Arguments of wrappers that are the dotted path of a class.
-_CLASS_ARGUMENTS = ("default_strategy", "strategy")
+# Arguments of wrappers and blocks that are the dotted path of a class.
+_CLASS_ARGUMENTS = ("default_strategy", "strategy", "activation")
 _CALLABLE_POLICY = "maze.core.agent.callable_policy.CallablePolicy"
 RANDOM = "random"
 
@@ -142,6 +153,10 @@ def _named_code(group: str, value: Any) -> Iterator[tuple[str, bool]]:
         for key in _CLASS_ARGUMENTS:
             if isinstance(mapping.get(key), str) and "." in mapping[key]:
                 yield mapping[key], False
+        if isinstance(mapping.get("distributions"), Mapping):
+            for name in mapping["distributions"].values():
+                if isinstance(name, str) and "." in name:
+                    yield name, False
         if mapping.get(TARGET) is None:
             continue
         target = str(mapping[TARGET])
