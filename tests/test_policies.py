@@ -335,7 +335,7 @@ def test_the_lander_heuristic_plays_as_gymnasium_documents_it():
         while not is_last:
             state = observation["observation"]
             action = policy.act(observation, FLAT, None, True)
-            expected = heuristic(env.gym_env, state.astype(np.float64))  # type: ignore[no-untyped-call]
+            expected = heuristic(env.gym_env, state.astype(np.float64))
             assert action["action"] == expected
             observation, reward, terminated, truncated, _ = env.step(action)
             total, is_last = total + reward, terminated or truncated

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +124,10 @@ def _load(folder: Path) -> Checkpoint:
             _lanes(arrays, content["n_lanes"]),
             content["numbers"],
         )
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Damaged files are answered with whatever came first.
         raise OutputError(
-            f"the checkpoint '{folder}' cannot be read: {type(error).__name__}: {error}"
+            f"the checkpoint '{folder}' cannot be read: {type(error).__name__}:"
+            f" {str(error).partition(chr(10))[0]}"
         ) from error
 
 

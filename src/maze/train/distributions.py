@@ -120,19 +120,23 @@ class Distribution(ABC):
         Raises:
             ConfigError: If the distribution offers no such thing.
         """
-        raise ConfigError(
-            f"{type(self).__name__} cannot be differentiated by its actions, which SAC needs. Use"
-            " SquashedGaussian for Box actions and Categorical for Discrete ones."
-        )
+        raise self._not_relaxed()
 
     def features(self, codes: Tensor) -> Tensor:
         """Return what a critic of actions is shown of actions that were taken."""
-        raise ConfigError(f"{type(self).__name__} has no features for a critic of actions")
+        raise self._not_relaxed()
 
     @property
     def n_features(self) -> int:
         """The number of these features."""
         return self.n_code
+
+    def _not_relaxed(self) -> ConfigError:
+        return ConfigError(
+            f"{type(self).__name__} cannot be differentiated by its actions, which SAC needs. Use"
+            " SquashedGaussian for Box actions (model=flatten_concat_sac, or"
+            " model.distributions.Box=squashed_gaussian) and Categorical for Discrete ones."
+        )
 
 
 class Categorical(Distribution):

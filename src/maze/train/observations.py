@@ -101,12 +101,12 @@ def _entries(
         yield _Entry(name, path, dtype, space.shape, encode)
     elif isinstance(space, spaces.Discrete):
         yield _Entry(
-            name, path, np.dtype(np.int64), (int(space.n),), _one_hot([int(space.n)], [space.start])
+            name, path, np.dtype(np.int64), (int(space.n),), _OneHot([int(space.n)], [space.start])
         )
     elif isinstance(space, spaces.MultiDiscrete):
         counts = np.ravel(space.nvec).tolist()
         starts = np.ravel(space.start).tolist()
-        yield _Entry(name, path, np.dtype(np.int64), (sum(counts),), _one_hot(counts, starts))
+        yield _Entry(name, path, np.dtype(np.int64), (sum(counts),), _OneHot(counts, starts))
     elif isinstance(space, spaces.MultiBinary):
         yield _Entry(name, path, np.dtype(np.int8), space.shape, _as_floats)
     else:
@@ -130,13 +130,14 @@ def _from_bytes(values: Tensor) -> Tensor:
     return values.float().mul_(1 / 255)
 
 
-def _one_hot(counts: Sequence[int], starts: Sequence[Any]) -> Callable[[Tensor], Tensor]:
-    offsets = np.cumsum([0, *counts[:-1]]) - np.array(starts, np.int64)
-    n_columns = sum(counts)
+class _OneHot:
+    """From numbers to the one-hot code of each, one after the other."""
 
-    def encode(values: Tensor) -> Tensor:
-        columns = values.reshape(len(values), -1) + torch.as_tensor(offsets, device=values.device)
-        codes = torch.zeros(len(values), n_columns, device=values.device)
-        return codes.scatter_(1, columns, 1.0)
+    def __init__(self, counts: Sequence[int], starts: Sequence[Any]) -> None:
+        self._offsets = np.cumsum([0, *counts[:-1]]) - np.array(starts, np.int64)
+        self._n_columns = sum(counts)
 
-    return encode
+    def __call__(self, values: Tensor) -> Tensor:
+        offsets = torch.as_tensor(self._offsets, device=values.device)
+        codes = torch.zeros(len(values), self._n_columns, device=values.device)
+        return codes.scatter_(1, values.reshape(len(values), -1) + offsets, 1.0)

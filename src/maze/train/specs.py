@@ -37,7 +37,7 @@ class EnvSpecs:
             dict(env.observation_spaces),
             dict(env.action_spaces),
             dict(env.agent_counts),
-            {key: dict(heads) for key, heads in env.action_masks.items()},
+            {key: dict(env.action_masks.get(key, {})) for key in env.observation_spaces},
         )
 
     def save(self, directory: Path) -> None:

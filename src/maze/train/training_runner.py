@@ -138,6 +138,7 @@ class TrainingRunner:
         with contextlib.ExitStack() as stack:
             stack.callback(lock.release)
             stack.enter_context(_torch_threads(options.n_torch_threads))
+            stack.enter_context(torch.random.fork_rng(devices=[]))
             if not resume:
                 _write_config(directory, config, command)
             training = _Training(

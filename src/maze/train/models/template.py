@@ -98,7 +98,15 @@ class TemplateModel(Model):
                 self.critics[name] = _Critic(self._body(shapes))
 
     def make_action_critics(self, n_critics: int) -> None:
-        """Make critics of observation and action, for trainers that have such."""
+        """Make critics of observation and action, for trainers that have such.
+
+        Raises:
+            ConfigError: If there is no ``hidden`` block, in which the two could meet.
+        """
+        if self._body_options["hidden"] is None:
+            raise ConfigError(
+                "a critic of actions needs 'model.hidden', where observation and action meet"
+            )
         masks = {mask for heads in self.specs.action_masks.values() for mask in heads.values()}
         for name, network in self.networks.items():
             shapes = {e: s for e, s in network.encoder.shapes.items() if e not in masks}

@@ -44,7 +44,7 @@ class _Experience:
     first: tuple[str, Tensor] | None
     """Network and rows of the first decisions, for critics that need them."""
     decisions: NDArray[np.int64]
-    """Which decisions of the segment the rows are, in the order of the rows."""
+    """Which decisions of the segment the rows are."""
     log_prob: Tensor
     advantage: Tensor
     value_target: Tensor
@@ -190,21 +190,29 @@ class ActorCritic(Algorithm):
         values = np.zeros(len(segment.row), np.float32)
         entropies: list[float] = []
         needs_first = model.critic_kind != "step"
-        tensors = {
-            name: model.networks[name].encoder.tensors(rows.observations, self._device)
-            for name, rows in segment.rows.items()
+        # Rows in the order of the decisions, which does not depend on who has played which lane.
+        of_networks = {
+            name: np.flatnonzero(segment.network == number)
+            for number, name in enumerate(segment.networks)
+            if name in segment.rows
         }
-        for number, name in enumerate(segment.networks):
-            if name not in segment.rows:
-                continue
-            decisions = np.flatnonzero(segment.network == number)
-            decisions = decisions[np.argsort(segment.row[decisions], kind="stable")]
+        tensors = {
+            name: model.networks[name].encoder.tensors(
+                {
+                    entry: array[segment.row[decisions]]
+                    for entry, array in segment.rows[name].observations.items()
+                },
+                self._device,
+            )
+            for name, decisions in of_networks.items()
+        }
+        for name, decisions in of_networks.items():
             codes = {
-                head: torch.from_numpy(of_head).to(self._device)
+                head: torch.from_numpy(of_head[segment.row[decisions]]).to(self._device)
                 for head, of_head in segment.rows[name].codes.items()
             }
             first = None
-            if needs_first and number != 0:
+            if needs_first and name != segment.networks[0]:
                 first = (
                     segment.networks[0],
                     torch.from_numpy(_first_rows(segment, decisions)).to(self._device),
@@ -322,15 +330,18 @@ class ActorCritic(Algorithm):
 
 
 def _first_rows(segment: Segment, decisions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows of the first decisions of the same structured steps."""
-    rows, networks = segment.first_row[decisions], segment.first_network[decisions]
+    """Return which of the first network's decisions began the same structured steps."""
+    networks = segment.first_network[decisions]
     if (networks != 0).any():
         raise ConfigError(
             "a shared or delta critic is for environments whose structured steps all begin with"
             f" the same kind of decision, that of '{segment.networks[0]}'; here one began with"
             f" '{segment.networks[int(networks.max())]}'. Use critic=step."
         )
-    return rows
+    rows_of_first = segment.row[segment.network == 0]
+    position = np.empty(rows_of_first.max() + 1, np.int64)
+    position[rows_of_first] = np.arange(len(rows_of_first))
+    return position[segment.first_row[decisions]]
 
 
 def _take(tensors: Mapping[str, Any], rows: Tensor) -> dict[str, Tensor]:

@@ -126,6 +126,10 @@ class SAC(Algorithm):
                 " again: use algorithm.n_rollout_steps=8 or so (and as many times"
                 " algorithm.n_batches), or algorithm.credit=joint"
             )
+        for network in model.networks.values():
+            for head in network.heads:
+                zeros = np.zeros((1, head.distribution.n_code), head.distribution.code_dtype)
+                head.distribution.features(torch.from_numpy(zeros))  # Refuses what cannot be.
         self._model, self._rng, self._device = model, rng, device
         self._critics = model.action_critics
         self._targets = copy.deepcopy(model.action_critics)
@@ -224,8 +228,8 @@ class SAC(Algorithm):
         with torch.no_grad():
             self._target_parameters.vector.lerp_(self._critic_parameters.vector, self.tau)
         return {
-            "critic_loss": float(critic_loss),
-            "policy_loss": float(policy_loss),
+            "critic_loss": float(critic_loss.detach()),
+            "policy_loss": float(policy_loss.detach()),
             "entropy": entropy / n,
             "alpha": float(alpha.mean()),
             "value_mean": value_sum / n,
