@@ -347,7 +347,7 @@ def test_help_names_groups_options_and_examples(in_process, capsys):
     for text in (
         "plays a policy in an environment",
         "maze-run env=gym_env runner=sequential runner.n_episodes=1 runner.render=true",
-        "runner: parallel, sequential",
+        "runner: dev, local, parallel, sequential",
         "masked_random_policy, random_policy",
         "n_episodes: 50",
         "--debug",
@@ -374,7 +374,7 @@ BAD_INPUT: Sequence[tuple[Sequence[str], str]] = [
     (["+runner.n_process=3"], "Did you mean 'runner.n_processes'?"),
     (["runner=sequential", "runner.n_processes=3"], "is not an option of SequentialRolloutRunner"),
     (["runner=paralel"],
-     "'runner'. Did you mean 'parallel'? Choose runner= one of: parallel, sequential."),
+     "'runner'. Did you mean 'parallel'? Choose runner= one of: dev, local, parallel, sequential."),
     (["policy=dummy_cartpole"], "Did you mean 'dummy_cartpole_policy'?"),
     (["enviroment=gym_env"], "'enviroment' is not a group or option. Did you mean 'env'?"),
     (["seeding.base_seed=1"], "Did you mean 'seeding.env_base_seed'?"),

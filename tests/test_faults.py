@@ -508,7 +508,7 @@ def test_how_many_workers_there_are_and_which_die_does_not_show(where, undisturb
 
 def test_workers_can_be_spawned_where_there_is_no_fork_server(undisturbed, monkeypatch, tmp_path):
     spawn = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(worker_pool, "process_context", lambda: spawn)
+    monkeypatch.setattr(worker_pool, "process_context", lambda needs_torch: spawn)
     env = partial(KilledOnceEnv, tmp_path, {3})
     result = parallel(output_dir=tmp_path / "run").run_with(env, seeding=numbered(N))
     assert_equal(content(tmp_path / "run"), undisturbed)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from gymnasium import spaces
 
 from maze.cli import sweep_table
+from maze.cli.input_directory import take_from_input_directory
 from maze.core.errors import ConfigError, OutputError, RunStoppedError
 from maze.core.rollout.parallel_rollout_runner import ParallelRolloutRunner
 from maze.core.rollout.sequential_rollout_runner import SequentialRolloutRunner
@@ -49,7 +51,7 @@ class ShowsTheAnswerEnv(gym.Env):
     """Ten questions an episode, each answered by the number that is observed."""
 
     observation_space = spaces.Discrete(4)
-    action_space: spaces.Space = spaces.Discrete(4)
+    action_space: spaces.Space[Any] = spaces.Discrete(4)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -132,8 +134,8 @@ LEARNERS = [
     ("ppo", ShowsTheAnswerEnv, PPO(n_lanes=8, n_rollout_steps=32, batch_size=64), 6_000, 9.5),
     ("a2c", ShowsTheAnswerEnv, A2C(n_lanes=8, learning_rate=0.01), 8_000, 9.5),
     ("es", ShowsTheAnswerEnv, ES(n_pairs=10, learning_rate=0.1), 8_000, 9.5),
-    ("ppo, numbers", ShowsTheNumberEnv, PPO(n_lanes=8, n_rollout_steps=32), 25_000, -0.6),
-    ("ppo, several heads", ShowsManyAnswersEnv, PPO(n_lanes=8, n_rollout_steps=64), 25_000, 35.0),
+    ("ppo, numbers", ShowsTheNumberEnv, PPO(n_lanes=8, n_rollout_steps=32), 16_000, -1.0),
+    ("ppo, several heads", ShowsManyAnswersEnv, PPO(n_lanes=8, n_rollout_steps=64), 16_000, 33.0),
 ]
 
 
@@ -158,8 +160,8 @@ def test_an_algorithm_learns(env, algorithm, n_steps, enough, tmp_path):
 )
 def test_soft_actor_critic_learns(env, distributions, enough, tmp_path):
     model = small_model(distributions=distributions, state_dependent_std=True)
-    sac = SAC(batch_size=64, n_batches=2, initial_steps=200, learning_rate=3e-3, gamma=0.5)
-    assert train(env, sac, tmp_path, 3_000, model=model).best_return >= enough
+    sac = SAC(batch_size=64, n_batches=1, initial_steps=200, learning_rate=5e-3, gamma=0.5)
+    assert train(env, sac, tmp_path, 2_400, model=model).best_return >= enough
 
 
 @pytest.mark.parametrize("critic", ["step", "shared", "delta"])
@@ -328,9 +330,9 @@ def test_a_resumed_training_is_the_undisturbed_one(env, algorithm, tmp_path, mon
 def test_several_processes_train_the_same_with_a_batch_size(tmp_path):
     options = {"batch_size": 8, "eval_every_steps": 300}
     ppo = {"_target_": PPO, "n_lanes": 4, "n_rollout_steps": 32, "batch_size": 32}
-    for name, n_processes in (("one", None), ("two", 2), ("three", 3)):
+    for name, n_processes in (("one", None), ("two", 2)):
         train("CartPole-v1", ppo, tmp_path / name, 600, n_processes=n_processes, options=options)
-    assert curves(tmp_path / "one") == curves(tmp_path / "two") == curves(tmp_path / "three")
+    assert curves(tmp_path / "one") == curves(tmp_path / "two")
 
 
 def test_evolution_shares_its_trials_out(tmp_path):
@@ -560,31 +562,74 @@ def test_a_training_leaves_all_that_there_is_to_know(cutting):
     assert not any(path.suffix == ".pkl" for path in (where / directory).rglob("*"))
 
 
-@pytest.mark.parametrize("is_absolute", [False, True], ids=["relative", "absolute"])
-def test_the_second_command_of_the_page_plays_what_the_first_has_learnt(cutting, is_absolute):
+def test_the_second_command_of_the_page_plays_what_the_first_has_learnt(cutting):
     where, directory = cutting
     variant = "tutorial_cutting_2d_struct_masked"
     printed = command(
         *MAZE_RUN, "policy=torch_policy", f"env={variant}", "wrappers=tutorial_cutting_2d",
-        f"model={variant}", f"input_dir={where / directory if is_absolute else directory}",
-        "runner=sequential", "runner.n_episodes=2", "runner.max_episode_steps=20", cwd=where,
+        f"model={variant}", f"input_dir={directory}", "runner=sequential", "runner.n_episodes=2",
+        "runner.max_episode_steps=20", cwd=where,
     )  # fmt: skip
     assert "TrainedPolicy · 2 episodes" in printed
 
 
 def test_the_short_command_takes_the_rest_from_the_training(cutting):
     where, directory = cutting
-    short = (
-        *MAZE_RUN, "policy=torch_policy", f"input_dir={directory}", "runner=sequential",
-        "runner.n_episodes=2", "runner.max_episode_steps=20",
+    printed = command(
+        *MAZE_RUN, "policy=torch_policy", f"input_dir={where / directory}", "runner=sequential",
+        "runner.n_episodes=2", "runner.max_episode_steps=20", cwd=where,
     )  # fmt: skip
-    assert "from input_dir: model, env, wrappers" in command(*short, cwd=where)
-    said = command(*short, "use_input_dir_config=false", cwd=where, expect=2)
-    assert "trained for another environment" in said
-    said = command(*short, "env=gym_env", cwd=where, expect=2)
-    assert "input_dir" in said
-    for wrong in ("+use_input_dir_config.nix=true", "use_input_dir_config=3"):
-        assert "use_input_dir_config" in command(*short, wrong, cwd=where, expect=2)
+    assert "from input_dir: model, env, wrappers" in printed
+
+
+def taken(directory, overrides=(), trust=False, **config):
+    config = {
+        "input_dir": str(directory),
+        "env": "mine",
+        "wrappers": {},
+        "model": {},
+        "policy": {"_target_": "x", "input_dir": str(directory)},
+        **config,
+    }
+    return take_from_input_directory(config, overrides, trust), config
+
+
+def test_what_the_command_does_not_name_is_taken_from_the_training(cutting):
+    where, directory = cutting
+    groups, config = taken(where / directory)
+    assert groups == ["model", "env", "wrappers"]
+    assert config["policy"]["model"] == config["model"]
+    (arguments,) = config["wrappers"].values()
+    assert arguments["statistics"] == str(where / directory / "observation_statistics.npz")
+    groups, config = taken(where / directory, ["env.name=x", "+wrappers=vector_obs"])
+    assert groups == ["model"]
+    assert config["env"] == "mine"
+    assert taken(where / directory, use_input_dir_config=False)[0] == []
+    assert taken(where / directory, ["env=x"], use_input_dir_config=True)[0] == groups_of_all()
+    only = {"use_input_dir_env": True, "use_input_dir_model": False}
+    assert taken(where / directory, use_input_dir_config=only)[0] == ["env"]
+    for wrong in (3, {"use_input_dir_nix": True}, {"use_input_dir_env": 1}):
+        with pytest.raises(ConfigError, match="use_input_dir_config"):
+            taken(where / directory, use_input_dir_config=wrong)
+
+
+def groups_of_all():
+    return ["model", "env", "wrappers"]
+
+
+def test_a_training_of_somebody_elses_code_has_to_be_trusted(cutting, tmp_path):
+    where, directory = cutting
+    text = (where / directory / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("maze_envs.logistics", "evil"))
+    with pytest.raises(ConfigError, match=r"evil\.cutting_2d\.models.*trust"):
+        taken(tmp_path)
+    assert taken(tmp_path, trust=True)[0] == groups_of_all()
+
+
+def test_only_a_policy_that_needs_one_insists_on_the_directory_of_a_training(tmp_path):
+    assert taken(tmp_path, policy={"_target_": "x"})[0] == []
+    with pytest.raises(ConfigError, match=r"no config\.yaml"):
+        taken(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -594,7 +639,6 @@ def test_the_short_command_takes_the_rest_from_the_training(cutting):
         (("policy=torch_policy", "input_dir=nowhere"), "nowhere"),
         (("-cn", "conf_train", "algorithm=pop"), "Did you mean 'ppo'"),
         (("-cn", "conf_train", "algorithm.lr=1"), "algorithm.lr"),
-        (("-cn", "conf_train", "input_dir=nowhere"), "nowhere"),
     ],
 )
 def test_a_mistake_ends_in_one_message(arguments, said, tmp_path):
@@ -605,7 +649,7 @@ def test_a_mistake_ends_in_one_message(arguments, said, tmp_path):
 
 def test_a_killed_training_goes_on_and_learns_what_an_undisturbed_one_does(tmp_path):
     options = (
-        *MAZE_RUN, "-cn", "conf_train", *SMALL, "training.n_steps=5120",
+        *MAZE_RUN, "-cn", "conf_train", *SMALL, "training.n_steps=3584",
         "training.learning_curve=false", "training.tensorboard=false",
     )  # fmt: skip
     command(*options, "hydra.run.dir=whole", cwd=tmp_path)
@@ -618,7 +662,7 @@ def test_a_killed_training_goes_on_and_learns_what_an_undisturbed_one_does(tmp_p
         process.kill()
         process.wait(20)
     n_before = len(table(tmp_path / "killed/evaluations.csv"))
-    assert 0 < n_before < 60
+    assert 0 < n_before < 42
     command(*MAZE, "resume", "killed", cwd=tmp_path)
     assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
 
@@ -639,12 +683,9 @@ def test_a_training_that_is_interrupted_keeps_what_it_has_learnt(tmp_path):
     assert "steps" in printed
     for wrong, said in (
         ("algorithm.gamma=0.5", "cannot be changed"),
-        ("training.nix=1", "training.nix"),
+        ("--retry-failed", "--retry-failed"),
     ):
         assert said in command(*MAZE, "resume", "run", wrong, cwd=tmp_path, expect=2)
-    assert "--retry-failed" in command(
-        *MAZE, "resume", "run", "--retry-failed", cwd=tmp_path, expect=2
-    )
 
 
 def test_a_sweep_compares_trainings_and_their_curves_are_drawn(tmp_path):
@@ -661,9 +702,7 @@ def test_a_sweep_compares_trainings_and_their_curves_are_drawn(tmp_path):
     assert (tmp_path / "curves.svg").read_text().lstrip().startswith("<?xml")
     command(*MAZE, "plot", str(sweep), f"{sweep}/0=one", cwd=tmp_path)
     assert (tmp_path / "learning_curves.png").stat().st_size > 5_000
-    for wrong in ("nowhere", "."):
-        if wrong == ".":
-            (tmp_path / "empty").mkdir()
-            wrong = "empty"
+    (tmp_path / "empty").mkdir()
+    for wrong in ("nowhere", "empty"):
         assert wrong in command(*MAZE, "plot", wrong, cwd=tmp_path, expect=2)
     assert "format" in command(*MAZE, "plot", str(sweep), "-o", "x.nix", cwd=tmp_path, expect=2)

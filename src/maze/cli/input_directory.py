@@ -19,6 +19,20 @@ PARTS = ("model", "env", "wrappers")
 """Groups that can be taken from there."""
 
 
+def check_policy_has_directory(config: Mapping[str, Any]) -> None:
+    """Refuse a policy that is loaded from an ``input_dir`` if none was named.
+
+    Raises:
+        ConfigError: If that is so.
+    """
+    policy = config.get("policy")
+    if isinstance(policy, Mapping) and policy.get("input_dir") == "":
+        raise ConfigError(
+            "this policy is what a training has learnt: say where that is, with"
+            " input_dir=<output directory of the training>"
+        )
+
+
 def take_from_input_directory(
     config: dict[str, Any], overrides: Sequence[str], trust: bool
 ) -> list[str]:
@@ -38,16 +52,16 @@ def take_from_input_directory(
     """
     directory = Path(config["input_dir"])
     wanted = _wanted(config.get("use_input_dir_config"), overrides)
-    if not (directory / "config.yaml").exists():
-        raise ConfigError(
-            f"input_dir is to be the output directory of a training, but there is no config.yaml in"
-            f" '{directory}'"
-        )
+    policy = config.get("policy")
+    is_needed = isinstance(policy, Mapping) and "input_dir" in policy
     training = _config_of(directory)
     if "algorithm" not in training:
+        if not (is_needed or config.get("use_input_dir_config")):
+            return []  # A policy of the user's own may find there what it likes.
+        found = "that of a rollout" if training else "there is no config.yaml in it"
         raise ConfigError(
-            f"input_dir is to be the output directory of a training; '{directory}' is that of a"
-            " rollout"
+            f"input_dir is to be the output directory of a training, but '{directory}' is not:"
+            f" {found}"
         )
     taken = [part for part in PARTS if part in wanted and part in training]
     check_trust(training, trust, taken)
@@ -86,6 +100,8 @@ def _wanted(choice: Any, overrides: Sequence[str]) -> set[str]:
 def _config_of(directory: Path) -> dict[str, Any]:
     import yaml
 
+    if not (directory / "config.yaml").exists():
+        return {}
     try:
         config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

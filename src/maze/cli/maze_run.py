@@ -160,6 +160,7 @@ class Command:
         from omegaconf import OmegaConf
 
         from maze.cli import training
+        from maze.cli.input_directory import check_policy_has_directory, take_from_input_directory
         from maze.core.rollout.setup import RunSetup
 
         if config.get("input_dir"):
@@ -169,9 +170,8 @@ class Command:
             gc.enable()
             trained = training.train(plain, directory, self._text)
             return training.exit_code_of(trained), trained.best_return
+        check_policy_has_directory(plain)
         if plain.get("input_dir"):
-            from maze.cli.input_directory import take_from_input_directory
-
             taken = take_from_input_directory(plain, overrides, self._trust)
             if taken:
                 print_lines([f"from input_dir: {', '.join(taken)}", ""])

@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maze.core.errors import OutputError
-from maze.train.worker import Evaluated
+
+if TYPE_CHECKING:  # So that a curve can be drawn without torch.
+    from maze.train.worker import Evaluated
 
 TRAINING_LOG, EVALUATIONS = "training_log.csv", "evaluations.csv"
 _EVALUATION_COLUMNS = (

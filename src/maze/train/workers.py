@@ -116,7 +116,7 @@ class SeveralProcesses(Workers):
         n = min(n_processes, n_lanes) if setup.lanes else n_processes
         bounds = [len(setup.lanes) * i // n for i in range(n + 1)]
         self._counts = [high - low for low, high in itertools.pairwise(bounds)]
-        context = process_context()
+        context = process_context(needs_torch=True)
         try:
             for low, high in itertools.pairwise(bounds):
                 ours, theirs = context.Pipe()

@@ -218,6 +218,16 @@ class Job:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that describe the run in each trajectory file."""
 
+    def needs_torch(self) -> bool:
+        """Return whether the policy is one of those that are known to import torch."""
+        policy = self.policy
+        if isinstance(policy, Mapping):
+            policy = policy.get(TARGET)
+        if isinstance(policy, str):
+            return policy.startswith("maze.train.")
+        kind = policy if isinstance(policy, type) else type(policy)
+        return kind.__module__.startswith("maze.train.")
+
     def to_bytes(self) -> bytes:
         """Return the job in a form that another process of this run can load."""
         try:

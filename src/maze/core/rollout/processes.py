@@ -35,14 +35,21 @@ USUALLY_NEEDED = (
 """Modules that nearly all workers import."""
 
 
-def process_context() -> BaseContext:
-    """Return the way in which worker processes are started here."""
+def process_context(needs_torch: bool = False) -> BaseContext:
+    """Return the way in which worker processes are started here.
+
+    Args:
+        needs_torch: whether workers will import torch, so that it is imported once for all.
+    """
     methods = multiprocessing.get_all_start_methods()
     if "forkserver" not in methods:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # Imported once, by the server, and not again by each worker.
-    context.set_forkserver_preload(list(USUALLY_NEEDED))
+    # Imported once, by the server, and not again by each worker. Whoever has torch here needs it
+    # there, too, and it takes seconds.
+    context.set_forkserver_preload(
+        [*USUALLY_NEEDED, *(["torch"] if "torch" in sys.modules else [])]
+    )
     return context
 
 

@@ -195,7 +195,7 @@ class WorkerPool:
         self._n_left = len(specs)
         self._fruitless_deaths = 0
         self._seconds_an_episode: float | None = None
-        self._context = process_context()
+        self._context = process_context(job.needs_torch())
         self._seats = [_Seat() for _ in range(n_workers)]
         self._members: list[_Member] = []
         self._was_ready = False
