@@ -187,6 +187,7 @@ def run_page(page: str, name: str, directory: Path) -> None:
             assert not shown, f"{block.place} shows a command, and is not marked as bash or console"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_shows_works(page, tmp_path, monkeypatch):
     directory = tmp_path / "here"

@@ -64,7 +64,7 @@ def ppo(tmp_path_factory):
     [
         ("PPO", "CartPole-v1", {"n_steps": 256}),
         ("SAC", "Pendulum-v1", {"learning_starts": 100}),
-        ("DQN", "CartPole-v1", {"learning_starts": 100}),
+        pytest.param("DQN", "CartPole-v1", {"learning_starts": 100}, marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_of_sb3_gives_the_mean_of_its_own_evaluation(

@@ -164,7 +164,9 @@ def test_soft_actor_critic_learns(env, distributions, enough, tmp_path):
     assert train(env, sac, tmp_path, 2_400, model=model).best_return >= enough
 
 
-@pytest.mark.parametrize("critic", ["step", "shared", "delta"])
+@pytest.mark.parametrize(
+    "critic", ["delta", *(pytest.param(c, marks=pytest.mark.slow) for c in ("step", "shared"))]
+)
 def test_sub_steps_are_learnt_with_any_kind_of_critic(critic, tmp_path):
     # Four pieces of random size, three times: 2.4 if the largest is selected, 1.5 by chance.
     model = small_model(critic=critic)
@@ -621,14 +623,14 @@ def test_a_training_of_somebody_elses_code_has_to_be_trusted(cutting, tmp_path):
     where, directory = cutting
     text = (where / directory / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("maze_envs.logistics", "evil"))
-    with pytest.raises(ConfigError, match=r"evil\.cutting_2d\.models.*trust"):
+    with pytest.raises(ConfigError, match=r"(?s)evil.cutting_2d.models.*trust"):
         taken(tmp_path)
     assert taken(tmp_path, trust=True)[0] == groups_of_all()
 
 
 def test_only_a_policy_that_needs_one_insists_on_the_directory_of_a_training(tmp_path):
     assert taken(tmp_path, policy={"_target_": "x"})[0] == []
-    with pytest.raises(ConfigError, match=r"no config\.yaml"):
+    with pytest.raises(ConfigError, match=r"no config.yaml"):
         taken(tmp_path)
 
 

@@ -105,6 +105,10 @@ class Distribution(ABC):
     def entropy(self, logits: Tensor) -> Tensor:
         """Return the entropy of each row of logits, in nats, shape (n,)."""
 
+    def log_prob_and_entropy(self, logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both, for distributions that compute some of it only once."""
+        return self.log_prob(logits, codes), self.entropy(logits)
+
     def rsample(self, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions through which gradients pass, and their log-probabilities.
 
@@ -173,6 +177,11 @@ class Categorical(Distribution):
 
     def entropy(self, logits: Tensor) -> Tensor:
         return _categorical_entropy(logits)
+
+    def log_prob_and_entropy(self, logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = functional.log_softmax(logits, 1)
+        entropy = -(log_probs.exp() * log_probs).sum(1)
+        return log_probs.gather(1, codes).squeeze(1), entropy
 
     def rsample(self, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Straight-through Gumbel-softmax: forward the one-hot code, backward that of a softmax.

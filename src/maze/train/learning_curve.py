@@ -56,8 +56,9 @@ def read_curve(directory: Path) -> Curve:
 def mean_curve(curves: Sequence[Curve]) -> Curve:
     """Return the mean of curves, with the 95 % confidence interval of the mean as its band.
 
-    Curves are interpolated at the steps of the shortest one, as they may be evaluated at slightly
-    different ones.
+    The band is cut off at the lowest and highest curve, as returns often have bounds. Curves are
+    interpolated at the steps of the shortest one, as they may be evaluated at slightly different
+    ones.
     """
     if len(curves) == 1:
         return curves[0]
@@ -71,8 +72,8 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     return Curve(
         steps,
         np.array([one.mean for one in summaries]),
-        np.array([one.ci_low for one in summaries]),
-        np.array([one.ci_high for one in summaries]),
+        np.array([max(one.ci_low, one.min) for one in summaries]),
+        np.array([min(one.ci_high, one.max) for one in summaries]),
     )
 
 

@@ -298,22 +298,26 @@ class ActorCritic(Algorithm):
         model = self._model
         n_rows = sum(len(batch.advantage) for batch in batches)
         if self.normalize_advantages and n_rows > 1:
-            together = torch.cat([batch.advantage for batch in batches])
+            together = _joined([batch.advantage for batch in batches])
             std, mean = torch.std_mean(together)
             for batch in batches:
                 batch.advantage = (batch.advantage - mean) / (std + 1e-8)
-        policy_loss = value_loss = entropy = torch.zeros((), device=self._device)
+        policy_losses: list[Tensor] = []
+        value_losses: list[Tensor] = []
+        entropies: list[Tensor] = []
         ratios: list[Tensor] = []
         for batch in batches:
-            logits, shown = model.outputs(batch.network, batch.observations)
-            ratio_log = model.log_prob(batch.network, logits, batch.codes) - batch.log_prob
-            policy_loss = policy_loss + self._policy_loss(ratio_log, batch).sum()
-            entropy = entropy + model.entropy(batch.network, logits).sum()
-            values = model.values(batch.network, shown, batch.first)
-            value_loss = value_loss + (values - batch.value_target).square().sum()
+            name = batch.network
+            logits, shown = model.outputs(name, batch.observations)
+            log_prob, entropy_of = model.log_prob_and_entropy(name, logits, batch.codes)
+            ratio_log = log_prob - batch.log_prob
+            policy_losses.append(self._policy_loss(ratio_log, batch))
+            entropies.append(entropy_of)
+            values = model.values(name, shown, batch.first)
+            value_losses.append((values - batch.value_target).square())
             ratios.append(ratio_log.detach())
-        policy_loss, value_loss = policy_loss / n_rows, value_loss / n_rows
-        entropy = entropy / n_rows
+        policy_loss = _joined(policy_losses).mean()
+        value_loss, entropy = _joined(value_losses).mean(), _joined(entropies).mean()
         loss = self.value_loss_coef * value_loss
         if learns_policy:
             loss = loss + policy_loss - self.entropy_coef * entropy
@@ -325,7 +329,7 @@ class ActorCritic(Algorithm):
             "policy_loss": policy_loss.detach(),
             "value_loss": value_loss.detach(),
             "grad_norm": norm,
-            "ratio_log": torch.cat(ratios),
+            "ratio_log": _joined(ratios),
         }
 
 
@@ -346,3 +350,7 @@ def _first_rows(segment: Segment, decisions: NDArray[np.int64]) -> NDArray[np.in
 
 def _take(tensors: Mapping[str, Any], rows: Tensor) -> dict[str, Tensor]:
     return {name: values.index_select(0, rows) for name, values in tensors.items()}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
