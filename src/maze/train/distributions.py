@@ -316,13 +316,12 @@ class _BoxDistribution(Distribution):
         return list(inside.reshape(len(values), *self._shape))
 
 
-class DiagonalGaussian(_BoxDistribution):
-    """For ``Box``: means, then logarithms of standard deviations. Actions are clipped to the space.
+class _Gaussian(_BoxDistribution):
+    """Numbers that are sampled from a Gaussian, whatever is made of them."""
 
-    The density is that of the number before it is clipped, as is usual with PPO.
-    """
-
-    _LOW, _HIGH = -20.0, 4.0
+    _LOW: ClassVar[float]
+    """Bounds of the logarithm of the deviation."""
+    _HIGH: ClassVar[float]
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__(space)
@@ -335,6 +334,19 @@ class DiagonalGaussian(_BoxDistribution):
 
     def mode(self, logits: Floats) -> NDArray[Any]:
         return logits[:, : self.n_code]
+
+    def _split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = logits.split(self.n_code, 1)
+        return mean, log_std.clamp(self._LOW, self._HIGH)
+
+
+class DiagonalGaussian(_Gaussian):
+    """For ``Box``: means, then logarithms of standard deviations. Actions are clipped to the space.
+
+    The density is that of the number before it is clipped, as is usual with PPO.
+    """
+
+    _LOW, _HIGH = -20.0, 4.0
 
     def to_env(self, codes: NDArray[Any]) -> Sequence[Any]:
         return self._shaped(codes)
@@ -351,12 +363,8 @@ class DiagonalGaussian(_BoxDistribution):
     def entropy(self, logits: Tensor) -> Tensor:
         return (self._split(logits)[1] + 0.5 * (1 + _LOG_2PI)).sum(1)
 
-    def _split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = logits.split(self.n_code, 1)
-        return mean, log_std.clamp(self._LOW, self._HIGH)
 
-
-class SquashedGaussian(_BoxDistribution):
+class SquashedGaussian(_Gaussian):
     """For a bounded ``Box``: tanh of a Gaussian, stretched to the bounds.
 
     The code is the number before the tanh. Source: Haarnoja et al., Soft Actor-Critic (2018),
@@ -368,15 +376,6 @@ class SquashedGaussian(_BoxDistribution):
     def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__(space)
         self._need_bounds()
-        self.n_normal = self.n_code
-
-    def sample(self, logits: Floats, uniform: NDArray[Any], normal: NDArray[Any]) -> NDArray[Any]:
-        mean, log_std = logits[:, : self.n_code], logits[:, self.n_code :]
-        std = np.exp(np.clip(log_std, self._LOW, self._HIGH))
-        return (mean + std * normal).astype(np.float32)
-
-    def mode(self, logits: Floats) -> NDArray[Any]:
-        return logits[:, : self.n_code]
 
     def to_env(self, codes: NDArray[Any]) -> Sequence[Any]:
         return self._shaped(self._middle + self._scale * np.tanh(codes))
@@ -406,10 +405,6 @@ class SquashedGaussian(_BoxDistribution):
 
     def features(self, codes: Tensor) -> Tensor:
         return torch.tanh(codes)
-
-    def _split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = logits.split(self.n_code, 1)
-        return mean, log_std.clamp(self._LOW, self._HIGH)
 
     def _log_slope(self, codes: Tensor) -> Tensor:
         # log(scale * (1 - tanh(u)^2)), without the loss of digits at large u.
