@@ -348,7 +348,7 @@ def test_help_names_groups_options_and_examples(in_process, capsys):
         "plays a policy in an environment",
         "maze-run env=gym_env runner=sequential runner.n_episodes=1 runner.render=true",
         "runner: dev, local, parallel, sequential",
-        "masked_random_policy, random_policy",
+        "masked_random_policy, onnx_policy, random_policy",
         "n_episodes: 50",
         "--debug",
     ):
