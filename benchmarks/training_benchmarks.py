@@ -78,7 +78,13 @@ def maze_ppo(env_id: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         TrainingRunner(show_progress=False).run_with(
             env_id,
-            Timed(N_ENVS, N_ROLLOUT_STEPS, BATCH_SIZE, N_EPOCHS, target_kl=None),
+            Timed(
+                n_lanes=N_ENVS,
+                n_rollout_steps=N_ROLLOUT_STEPS,
+                batch_size=BATCH_SIZE,
+                n_optimization_epochs=N_EPOCHS,
+                target_kl=None,
+            ),
             options={
                 "n_steps": N_ENVS * N_ROLLOUT_STEPS * N_UPDATES,
                 "n_eval_episodes": 0,

@@ -4,6 +4,7 @@
 # mypy: disable-error-code="arg-type, index, operator, union-attr"
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -17,8 +18,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 from gymnasium import spaces
 
+import maze
 from maze.cli import sweep_table
 from maze.cli.input_directory import take_from_input_directory
 from maze.core.errors import ConfigError, OutputError, RunStoppedError
@@ -519,6 +522,30 @@ def test_what_cannot_be_trained_is_told_before_it_begins(arguments, said, tmp_pa
             ShowsTheNumberEnv, algorithm, output_dir=tmp_path,
             **({"options": {**QUIET, "n_steps": 3_000}} | arguments),
         )  # fmt: skip
+
+
+CONF = Path(maze.__file__).parent / "conf"
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("algorithm/ppo.yaml", PPO), ("algorithm/a2c.yaml", A2C), ("algorithm/es.yaml", ES),
+        ("algorithm/sac.yaml", SAC), ("training/default.yaml", TrainingOptions),
+    ],
+)  # fmt: skip
+def test_the_config_file_has_the_options_and_defaults_of_the_class(file, kind):
+    content = yaml.safe_load((CONF / file).read_text())
+    content.pop("_target_", None)
+    assert content == {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def test_a_start_that_fails_leaves_no_directory(tmp_path):
+    command(
+        *MAZE_RUN, "-cn", "conf_train", "algorithm=sac", "env.name=Pendulum-v1",
+        "wrappers=vector_obs", cwd=tmp_path, expect=2,
+    )  # fmt: skip
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 # On the command line.

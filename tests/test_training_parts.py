@@ -670,14 +670,14 @@ def test_a_device_that_is_not_there_is_refused():
 # Collecting.
 
 
-def collector(make_env, n_lanes=2, max_episode_steps=0, **options):
+def collector(make_env, n_lanes=2, max_episode_steps=0, part_steps=0, **options):
     model = build_model(None, specs_of(make_env()), seed=1)
     return Collector(
         make_env,
         TorchPolicy(model, batch_size=4),
         range(n_lanes),
         seed=5,
-        options=PlayOptions(max_episode_steps, part_steps=2**62),
+        options=PlayOptions(max_episode_steps, part_steps),
         **options,
     )
 
@@ -704,6 +704,13 @@ def test_segments_go_on_where_the_last_one_was_cut():
     assert told(first) == [(1, 0, GOES_ON, 0), (2, 1, GOES_ON, 1), (0, 2, CUT, 2)]
     assert told(second) == [(3, 2, GOES_ON, 2), (4, 3, GOES_ON, 3), (0, 4, CUT, 4)]
     assert first.n_steps == 2
+
+
+@pytest.mark.parametrize("make_env", [counting(), cutting])
+def test_that_long_episodes_are_handed_over_in_parts_does_not_show(make_env):
+    whole, parts = (collector(make_env, part_steps=n) for n in (0, 2))
+    for _ in range(3):
+        assert told(whole.collect(7)) == told(parts.collect(7))
 
 
 def test_a_termination_ends_a_chain_and_the_next_episode_begins():
@@ -746,7 +753,7 @@ def test_lanes_play_the_same_whoever_else_plays():
     alone = [
         Collector(
             counting(5), TorchPolicy(build_model(None, specs_of(counting()()), 1), batch_size=4),
-            [i], seed=5, options=PlayOptions(part_steps=2**62),
+            [i], seed=5, options=PlayOptions(),
         ).collect(7)
         for i in range(3)
     ]  # fmt: skip

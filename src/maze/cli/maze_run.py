@@ -247,8 +247,14 @@ def _remove_if_nothing_was_played(directory: Path) -> None:
     ):
         return
     files = ("maze_run.log", "config.yaml", JOURNAL_FILE, "episodes.parquet", ".lock")
+    of_training = ("versions.yaml", "spaces.json")
     folders = (".hydra", "event_logs", "trajectory_data")
-    if {path.name for path in directory.iterdir()} <= {*files, *folders}:
+    names = {
+        path.name
+        for path in directory.iterdir()
+        if not path.name.startswith("observation_statistics")
+    }
+    if names <= {*files, *of_training, *folders}:
         shutil.rmtree(directory)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -122,6 +123,22 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print to stdout at once, so that the order with stderr and with workers is kept."""
     with perhaps_unread():
         print("\n".join(lines))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines, columns below each other: text to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    is_number = [
+        all(re.fullmatch(r"[-+±]?[\d.,e+ %-]*|nan|", row[i]) for row in rows[1:])
+        for i in range(len(widths))
+    ]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_number, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def print_interrupted() -> None:

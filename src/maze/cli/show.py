@@ -10,12 +10,12 @@ import argparse
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maze.cli.arguments import whole_number
-from maze.cli.messages import OK, print_lines
+from maze.cli.messages import OK, aligned, print_lines
 from maze.core.errors import ConfigError, OutputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -366,22 +366,6 @@ def _training_lines(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 # Text.
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines, columns below each other: text to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    is_number = [
-        all(re.fullmatch(r"[-+±]?[\d.,e+ %-]*|nan|", row[i]) for row in rows[1:])
-        for i in range(len(widths))
-    ]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, is_number, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def printable(text: str) -> str:

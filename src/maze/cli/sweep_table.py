@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from maze.cli.messages import aligned
 
 HEADER = ("run", "overrides", "episodes", "mean return", "mean steps", "failed")
 
@@ -26,7 +27,7 @@ def sweep_table(sweep_directory: Path) -> str:
         )
         for run, options in zip(runs, overrides, strict=True)
     ]
-    return "\n".join([*_aligned([HEADER, *rows]), f"output: {sweep_directory}"])
+    return "\n".join([*aligned([HEADER, *rows]), f"output: {sweep_directory}"])
 
 
 def _numbers(run: Path) -> tuple[str, str, str, str]:
@@ -70,15 +71,3 @@ def _number(value: float | None) -> str:
 
 def _overrides(run: Path) -> list[str]:
     return [str(option) for option in OmegaConf.load(run / ".hydra" / "overrides.yaml")]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            # Names to the left, numbers to the right.
-            cell.ljust(width) if index < 2 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -29,6 +29,10 @@ from maze.core.errors import OutputError
 from maze.train.collect import LaneState
 from maze.train.trainers.algorithm import AlgorithmState
 
+WEIGHTS_FILE = "state_dict.pt"
+"""The weights of the best evaluation: what is rolled out."""
+LAST_WEIGHTS_FILE = "state_dict_last.pt"
+CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 _MODEL, _ALGORITHM, _LANES, _STATE = "model.pt", "algorithm.pt", "lanes.npz", "state.json"
 

@@ -11,10 +11,10 @@ from gymnasium import spaces
 from maze.core.env.structured_env import StepKey
 from maze.core.errors import ConfigError
 from maze.core.rollout.trust import what_would_be_imported
+from maze.train.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from maze.train.models.build import build_model
 from maze.train.specs import EnvSpecs
 from maze.train.torch_policy import TorchPolicy, load_weights
-from maze.train.training_runner import CONFIG_FILE, WEIGHTS_FILE
 
 
 class TrainedPolicy(TorchPolicy):

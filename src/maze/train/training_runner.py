@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,9 @@ from maze.core.rollout.rollout_runner import as_plain, versions
 from maze.core.seeding import Seeding
 from maze.core.statistics.summary import summarize
 from maze.train.checkpoint import (
+    CONFIG_FILE,
+    LAST_WEIGHTS_FILE,
+    WEIGHTS_FILE,
     Checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -55,11 +57,6 @@ from maze.train.trainers.ppo import PPO
 from maze.train.trainers.sac import SAC
 from maze.train.worker import EngineSetup
 from maze.train.workers import OwnProcess, SeveralProcesses, Workers
-
-WEIGHTS_FILE = "state_dict.pt"
-"""The weights of the best evaluation: what is rolled out."""
-LAST_WEIGHTS_FILE = "state_dict_last.pt"
-CONFIG_FILE = "config.yaml"
 
 ALGORITHMS: Mapping[str, type[Algorithm]] = {"ppo": PPO, "a2c": A2C, "es": ES, "sac": SAC}
 
@@ -213,7 +210,7 @@ class _Training:
             model=self._model,
             lanes=range(self._algorithm.n_lanes),
             seed=(seeding.env_base_seed << 64) + seeding.agent_base_seed,
-            options=PlayOptions(options.max_episode_steps, part_steps=2**62),
+            options=PlayOptions(options.max_episode_steps),
             credit=self._algorithm.credit,
             n_eval_lanes=options.n_eval_lanes,
             max_failures=options.max_failures,
@@ -486,14 +483,9 @@ def _check_critics(model: Model, algorithm: Algorithm, seed: int) -> None:
             " use algorithm=es, which needs none"
         )
     if algorithm.n_action_critics and not len(model.action_critics):
-        make = getattr(model, "make_action_critics", None)
-        if make is None:
-            raise ConfigError(
-                f"{name} needs critics of actions, which {type(model).__name__} lacks"
-            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
-            make(algorithm.n_action_critics)
+            model.make_action_critics(algorithm.n_action_critics)
     if not algorithm.uses_critic:
         # They would neither learn nor be of use to anybody.
         model.critics = torch.nn.ModuleDict()
@@ -504,11 +496,8 @@ def _write_config(directory: Path, config: Mapping[str, Any], command: str) -> N
 
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     write_whole(directory / CONFIG_FILE, text)
-    told = "".join(f"{name}: {version}\n" for name, version in versions().items())
-    typed = shlex.quote(command) if command else "null"
-    write_whole(
-        directory / "versions.yaml", f"command: {typed}\n{told}torch: {torch.__version__}\n"
-    )
+    about = {"command": command or None, **versions(), "torch": str(torch.__version__)}
+    write_whole(directory / "versions.yaml", yaml.safe_dump(about, sort_keys=False))
 
 
 def _describe(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -99,9 +99,10 @@ class SB3Policy(StructuredPolicy):
         self._mask = next(iter(masks.values()), None) if "Maskable" in algorithm else None
         self._normalize: Any = None
         if vec_normalize is not None:
-            # As VecNormalize.load does, which wants an environment besides.
+            # Stable-Baselines3 knows no other form of these statistics than a pickle, as of the
+            # model above. VecNormalize.load reads it likewise, and wants an environment besides.
             with existing_file(vec_normalize, "file of VecNormalize").open("rb") as opened:
-                self._normalize = cloudpickle.load(opened)
+                self._normalize = pickle.load(opened)
 
     def start_episode(self, seed: int) -> Any:
         """Return the random numbers of an episode, and a recurrent model's state."""

@@ -125,6 +125,14 @@ class Model(nn.Module):
         self.action_critics = nn.ModuleDict()
         self._only = next(iter(networks)) if len(networks) == 1 else None
 
+    def make_action_critics(self, n_critics: int) -> None:
+        """Make critics of observation and action, for trainers that have such.
+
+        Raises:
+            ConfigError: If the model has none.
+        """
+        raise ConfigError(f"{type(self).__name__} has no critics of actions")
+
     def network_of(self, actor: ActorID) -> str:
         """Return the name of an actor's network."""
         if self._only is not None:

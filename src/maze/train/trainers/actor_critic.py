@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,19 +24,19 @@ from maze.train.flat_parameters import FlatParameters
 from maze.train.models.model import Model
 from maze.train.observations import Tensors
 from maze.train.trainers.algorithm import (
+    INFINITY,
     Algorithm,
     AlgorithmState,
     Update,
     check_counts,
+    check_flags,
     check_options,
 )
 from maze.train.workers import Workers
 
-INFINITY = float("inf")
-
 
 @dataclass
-class _Experience:
+class Experience:
     """What one network has to learn from; the first dimension is the row."""
 
     observations: Tensors
@@ -66,51 +66,41 @@ class Batch:
     value_target: Tensor
 
 
+@dataclass(kw_only=True, eq=False)
 class ActorCritic(Algorithm):
-    """Base of algorithms that learn a policy and values from segments.
+    """Base of algorithms that learn a policy and values from segments."""
 
-    Args:
-        n_lanes: environments that are played side by side.
-        n_rollout_steps: structured steps in each of them between updates.
-        learning_rate: of Adam.
-        anneal_learning_rate: whether it goes down to 0 by the end of the training.
-        gamma: discount per structured step, in [0, 1].
-        gae_lambda: in [0, 1], see ``generalized_advantages``.
-        entropy_coef: weight of the entropy bonus.
-        value_loss_coef: weight of the critic's loss.
-        max_grad_norm: the gradient is scaled down to it; 0: not.
-        normalize_advantages: whether advantages get mean 0 and deviation 1.
-        critic_burn_in_updates: updates at the start in which the critic alone learns.
-        adam_epsilon: of Adam.
-        credit: see ``maze.train.collect.Credit``.
-    """
+    uses_critic: ClassVar[bool] = True
 
-    uses_critic = True
+    n_lanes: int = 16
+    """Environments that are played side by side."""
+    n_rollout_steps: int
+    """Structured steps in each of them between updates."""
+    learning_rate: float
+    """Of Adam."""
+    anneal_learning_rate: bool = False
+    """Whether it goes down to 0 by the end of the training."""
+    gamma: float
+    """Discount per structured step, in [0, 1]."""
+    gae_lambda: float
+    """In [0, 1], see ``generalized_advantages``."""
+    entropy_coef: float
+    """Weight of the entropy bonus."""
+    value_loss_coef: float = 0.5
+    """Weight of the critic's loss."""
+    max_grad_norm: float = 0.5
+    """The gradient is scaled down to it; 0: not."""
+    normalize_advantages: bool = True
+    """Whether the advantages of a batch get mean 0 and deviation 1."""
+    critic_burn_in_updates: int = 0
+    """Updates at the start in which the critic alone learns."""
+    adam_epsilon: float = 1e-5
+    """Of Adam."""
+    credit: Credit = "auto"
+    """See ``maze.train.collect.Credit``."""
 
-    def __init__(
-        self,
-        n_lanes: int,
-        n_rollout_steps: int,
-        learning_rate: float,
-        anneal_learning_rate: bool,
-        gamma: float,
-        gae_lambda: float,
-        entropy_coef: float,
-        value_loss_coef: float,
-        max_grad_norm: float,
-        normalize_advantages: bool,
-        critic_burn_in_updates: int,
-        adam_epsilon: float,
-        credit: Credit,
-    ) -> None:
-        self.n_lanes, self.n_rollout_steps = n_lanes, n_rollout_steps
-        self.learning_rate, self.anneal_learning_rate = learning_rate, anneal_learning_rate
-        self.gamma, self.gae_lambda = gamma, gae_lambda
-        self.entropy_coef, self.value_loss_coef = entropy_coef, value_loss_coef
-        self.max_grad_norm, self.normalize_advantages = max_grad_norm, normalize_advantages
-        self.critic_burn_in_updates = critic_burn_in_updates
-        self.adam_epsilon = adam_epsilon
-        self.credit = check_credit(credit)
+    def __post_init__(self) -> None:
+        check_credit(self.credit)
         check_counts(self, n_lanes=1, n_rollout_steps=1, critic_burn_in_updates=0)
         check_options(
             self,
@@ -122,16 +112,12 @@ class ActorCritic(Algorithm):
             max_grad_norm=(0, INFINITY),
             adam_epsilon=(0, 1),
         )
-        for name in ("anneal_learning_rate", "normalize_advantages"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"'algorithm.{name}' has to be true or false, got {getattr(self, name)!r}"
-                )
-        self._n_updates = 0
+        check_flags(self, "anneal_learning_rate", "normalize_advantages")
 
     def start(self, model: Model, rng: np.random.Generator, device: str, n_steps: int) -> None:
         """Take hold of the model."""
         self._model, self._rng, self._device, self._n_steps = model, rng, device, n_steps
+        self._n_updates = 0
         # The policy's first: their vector is what workers are sent.
         self._parameters = FlatParameters([model.policies, model.critics])
         self._optimizer = torch.optim.Adam(
@@ -169,9 +155,7 @@ class ActorCritic(Algorithm):
         }
 
     @abstractmethod
-    def _learn(
-        self, experience: Mapping[str, _Experience], learns_policy: bool
-    ) -> dict[str, float]:
+    def _learn(self, experience: Mapping[str, Experience], learns_policy: bool) -> dict[str, float]:
         """Learn from a segment; return metrics."""
 
     @abstractmethod
@@ -183,10 +167,10 @@ class ActorCritic(Algorithm):
             batch: of one network.
         """
 
-    def _prepare(self, segment: Segment) -> tuple[dict[str, _Experience], dict[str, float]]:
+    def _prepare(self, segment: Segment) -> tuple[dict[str, Experience], dict[str, float]]:
         """Compute values, advantages and log-probabilities of a segment."""
         model = self._model
-        experience: dict[str, _Experience] = {}
+        experience: dict[str, Experience] = {}
         values = np.zeros(len(segment.row), np.float32)
         entropies: list[float] = []
         needs_first = model.critic_kind != "step"
@@ -225,7 +209,7 @@ class ActorCritic(Algorithm):
                 if first is not None:
                     of_first = first[0], _take(tensors[first[0]], first[1])
                 values[decisions] = model.values(name, shown, of_first).cpu().numpy()
-            experience[name] = _Experience(
+            experience[name] = Experience(
                 observations=tensors[name],
                 codes=codes,
                 first=first,
@@ -254,7 +238,7 @@ class ActorCritic(Algorithm):
         return experience, metrics
 
     def _batches(
-        self, experience: Mapping[str, _Experience], batch_size: int | None
+        self, experience: Mapping[str, Experience], batch_size: int | None
     ) -> Iterator[list[Batch]]:
         """Yield all rows once, shuffled, in batches over all networks.
 
@@ -277,7 +261,7 @@ class ActorCritic(Algorithm):
                 if len(parts[name][i])
             ]
 
-    def _batch(self, name: str, experience: Mapping[str, _Experience], rows: Tensor) -> Batch:
+    def _batch(self, name: str, experience: Mapping[str, Experience], rows: Tensor) -> Batch:
         one = experience[name]
         first = None
         if one.first is not None:

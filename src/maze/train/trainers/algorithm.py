@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,8 @@ from maze.core.errors import ConfigError
 from maze.train.collect import Credit, PlayedEpisode
 from maze.train.models.model import Model
 from maze.train.workers import Workers
+
+INFINITY = float("inf")
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,16 @@ class AlgorithmState:
 class Algorithm(ABC):
     """Improves the policy of a model.
 
-    A subclass is a short file: options in the constructor, ``update`` from top to bottom.
+    A subclass is a short file: a dataclass of options, ``update`` from top to bottom.
     """
 
     n_lanes: int
     """Environments that it collects in; 0 if it plays whole episodes only."""
-    credit: Credit = "auto"
-    uses_critic: bool = False
+    credit: Credit
+    """Whose decisions make a chain."""
+    uses_critic: ClassVar[bool] = False
     """Whether it needs ``model.critics``."""
-    n_action_critics: int = 0
+    n_action_critics: ClassVar[int] = 0
     """How many critics of actions it needs."""
 
     @abstractmethod
@@ -97,8 +100,17 @@ def check_options(owner: object, **limits: tuple[float, float]) -> None:
         value = getattr(owner, name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:
-            bounds = f"from {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+            bounds = f"from {low:g}" if high == INFINITY else f"from {low:g} to {high:g}"
             raise ConfigError(f"'algorithm.{name}' has to be a number {bounds}, got {value!r}")
+
+
+def check_flags(owner: object, *names: str) -> None:
+    """Refuse options that are neither true nor false."""
+    for name in names:
+        if not isinstance(getattr(owner, name), bool):
+            raise ConfigError(
+                f"'algorithm.{name}' has to be true or false, got {getattr(owner, name)!r}"
+            )
 
 
 def check_counts(owner: object, **smallest: int) -> None:

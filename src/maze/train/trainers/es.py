@@ -13,69 +13,63 @@ Source: Salimans et al., Evolution Strategies as a Scalable Alternative to Reinf
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from maze.core.episode import EpisodeSpec
-from maze.core.errors import ConfigError
 from maze.core.seeding import SEED_BITS
-from maze.train.collect import PlayedEpisode
+from maze.train.collect import Credit, PlayedEpisode
 from maze.train.flat_parameters import FlatParameters
 from maze.train.models.model import Model
-from maze.train.trainers.actor_critic import INFINITY
 from maze.train.trainers.algorithm import (
+    INFINITY,
     Algorithm,
     AlgorithmState,
     Update,
     check_counts,
+    check_flags,
     check_options,
 )
 from maze.train.worker import Trial, noise_of
 from maze.train.workers import Workers
 
 
+@dataclass(kw_only=True, eq=False)
 class ES(Algorithm):
-    """Evolution strategies with antithetic noise and Adam.
+    """Evolution strategies with antithetic noise and Adam."""
 
-    Args:
-        n_pairs: of disturbed weights for each update.
-        n_episodes_per_trial: episodes that each of them plays.
-        noise_std: sigma, the deviation of the noise.
-        learning_rate: of Adam.
-        l2_penalty: weights are drawn to 0 by so much.
-        deterministic: whether trials take the most likely actions.
-    """
+    n_lanes: ClassVar[int] = 0  # type: ignore[misc]  # It plays whole episodes.
+    credit: ClassVar[Credit] = "joint"  # type: ignore[misc]
 
-    n_lanes = 0
+    n_pairs: int = 20
+    """Pairs of disturbed weights for each update."""
+    n_episodes_per_trial: int = 1
+    """Episodes that each of them plays."""
+    noise_std: float = 0.1
+    """Sigma, the deviation of the noise."""
+    learning_rate: float = 0.03
+    """Of Adam."""
+    l2_penalty: float = 0.005
+    """Weights are drawn to 0 by so much."""
+    deterministic: bool = True
+    """Whether trials take the most likely actions."""
 
-    def __init__(
-        self,
-        n_pairs: int = 20,
-        n_episodes_per_trial: int = 1,
-        noise_std: float = 0.1,
-        learning_rate: float = 0.03,
-        l2_penalty: float = 0.005,
-        deterministic: bool = True,
-    ) -> None:
-        self.n_pairs, self.n_episodes_per_trial = n_pairs, n_episodes_per_trial
-        self.noise_std, self.learning_rate = noise_std, learning_rate
-        self.l2_penalty, self.deterministic = l2_penalty, deterministic
+    def __post_init__(self) -> None:
         check_counts(self, n_pairs=1, n_episodes_per_trial=1)
         check_options(
             self, noise_std=(1e-9, INFINITY), learning_rate=(0, 10), l2_penalty=(0, INFINITY)
         )
-        if not isinstance(deterministic, bool):
-            raise ConfigError(
-                f"'algorithm.deterministic' has to be true or false, got {deterministic!r}"
-            )
+        check_flags(self, "deterministic")
 
     def start(self, model: Model, rng: np.random.Generator, device: str, n_steps: int) -> None:
         """Take hold of the model."""
         self._model, self._rng = model, rng
         self._parameters = FlatParameters([model.policies])
         self._optimizer = torch.optim.Adam([self._parameters.vector], lr=self.learning_rate)
-        self._n_episodes = 0
 
     def update(self, workers: Workers, n_steps_done: int) -> Update:
         """Try out disturbed weights, and take a step."""

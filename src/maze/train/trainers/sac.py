@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,79 +28,64 @@ from maze.train.flat_parameters import FlatParameters
 from maze.train.models.model import Model
 from maze.train.observations import Tensors
 from maze.train.replay_buffer import ReplayBuffer, Transitions
-from maze.train.trainers.actor_critic import INFINITY
 from maze.train.trainers.algorithm import (
+    INFINITY,
     Algorithm,
     AlgorithmState,
     Update,
     check_counts,
+    check_flags,
     check_options,
 )
 from maze.train.workers import Workers
 
 
+@dataclass(kw_only=True, eq=False)
 class SAC(Algorithm):
-    """Soft actor-critic with two critics.
+    """Soft actor-critic with two critics."""
 
-    Args:
-        n_lanes: environments that are played side by side.
-        n_rollout_steps: structured steps in each of them between updates. With several agents,
-            more than one: the last decision of each is learnt from only when its next is known.
-        n_batches: steps of the optimisers for each update.
-        batch_size: transitions of each.
-        buffer_size: transitions that are kept.
-        initial_steps: structured steps that are played before anything is learnt.
-        learning_rate: of Adam, for policy and critics.
-        alpha_learning_rate: of Adam, for the weight of the entropy.
-        gamma: discount per structured step, in [0, 1].
-        tau: by how much target critics follow the critics after each batch, in (0, 1].
-        initial_alpha: weight of the entropy at the start.
-        tune_alpha: whether it is learnt.
-        target_entropy_scale: the target of the entropy is -1 for each number of a ``Box`` head, and
-            half of the largest entropy for a discrete one, times this.
-        max_grad_norm: gradients are scaled down to it; 0: not.
-        checkpoint_replay: whether checkpoints hold the transitions, so that a resumed training is
-            the same; without, it begins with an empty buffer.
-        credit: see ``maze.train.collect.Credit``.
-    """
+    n_action_critics: ClassVar[int] = 2
 
-    n_action_critics = 2
+    n_lanes: int = 4
+    """Environments that are played side by side."""
+    n_rollout_steps: int = 1
+    """Structured steps in each of them between updates. With several agents, more than one: the
+    last decision of each is learnt from only when its next is known."""
+    n_batches: int = 4
+    """Steps of the optimisers for each update."""
+    batch_size: int = 256
+    """Transitions of each."""
+    buffer_size: int = 1_000_000
+    """Transitions that are kept."""
+    initial_steps: int = 2_000
+    """Structured steps that are played before anything is learnt."""
+    learning_rate: float = 1e-3
+    """Of Adam, for policy and critics."""
+    alpha_learning_rate: float = 1e-3
+    """Of Adam, for the weight of the entropy."""
+    gamma: float = 0.99
+    """Discount per structured step, in [0, 1]."""
+    tau: float = 0.005
+    """By how much target critics follow the critics after each batch, in (0, 1]."""
+    initial_alpha: float = 0.2
+    """Weight of the entropy at the start."""
+    tune_alpha: bool = True
+    """Whether it is learnt."""
+    target_entropy_scale: float = 1.0
+    """The target of the entropy is -1 for each number of a ``Box`` head, and half of the largest
+    entropy for a discrete one, times this."""
+    max_grad_norm: float = 0.0
+    """Gradients are scaled down to it; 0: not."""
+    checkpoint_replay: bool = True
+    """Whether checkpoints hold the transitions, so that a resumed training is the same; without,
+    it begins with an empty buffer."""
+    credit: Credit = "auto"
+    """See ``maze.train.collect.Credit``."""
 
-    def __init__(
-        self,
-        n_lanes: int = 4,
-        n_rollout_steps: int = 1,
-        n_batches: int = 4,
-        batch_size: int = 256,
-        buffer_size: int = 1_000_000,
-        initial_steps: int = 2_000,
-        learning_rate: float = 1e-3,
-        alpha_learning_rate: float = 1e-3,
-        gamma: float = 0.99,
-        tau: float = 0.005,
-        initial_alpha: float = 0.2,
-        tune_alpha: bool = True,
-        target_entropy_scale: float = 1.0,
-        max_grad_norm: float = 0.0,
-        checkpoint_replay: bool = True,
-        credit: Credit = "auto",
-    ) -> None:
-        self.n_lanes, self.n_rollout_steps = n_lanes, n_rollout_steps
-        self.n_batches, self.batch_size, self.buffer_size = n_batches, batch_size, buffer_size
-        self.initial_steps, self.learning_rate = initial_steps, learning_rate
-        self.alpha_learning_rate, self.gamma, self.tau = alpha_learning_rate, gamma, tau
-        self.initial_alpha, self.tune_alpha = initial_alpha, tune_alpha
-        self.target_entropy_scale, self.max_grad_norm = target_entropy_scale, max_grad_norm
-        self.checkpoint_replay, self.credit = checkpoint_replay, check_credit(credit)
-        check_counts(
-            self,
-            n_lanes=1,
-            n_rollout_steps=1,
-            n_batches=1,
-            batch_size=1,
-            buffer_size=1,
-            initial_steps=0,
-        )
+    def __post_init__(self) -> None:
+        check_credit(self.credit)
+        counts = ("n_lanes", "n_rollout_steps", "n_batches", "batch_size", "buffer_size")
+        check_counts(self, **dict.fromkeys(counts, 1), initial_steps=0)
         check_options(
             self,
             learning_rate=(0, 10),
@@ -110,11 +96,7 @@ class SAC(Algorithm):
             target_entropy_scale=(0, INFINITY),
             max_grad_norm=(0, INFINITY),
         )
-        for name in ("tune_alpha", "checkpoint_replay"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"'algorithm.{name}' has to be true or false, got {getattr(self, name)!r}"
-                )
+        check_flags(self, "tune_alpha", "checkpoint_replay")
 
     def start(self, model: Model, rng: np.random.Generator, device: str, n_steps: int) -> None:
         """Take hold of the model."""
@@ -169,6 +151,8 @@ class SAC(Algorithm):
     def _learn(self, batch: Mapping[tuple[str, str], Transitions]) -> dict[str, float]:
         n = sum(len(one.reward) for one in batch.values())
         alpha = self._log_alpha.detach().exp()
+        critics: Any = self._critics
+        targets: Any = self._targets
         critic_loss: Any = 0.0
         shown: dict[str, list[Tensors]] = {}
         value_sum = 0.0
@@ -190,11 +174,11 @@ class SAC(Algorithm):
             )
             with torch.no_grad():
                 chosen, log_prob = self._act(following, after)
-                value = torch.stack([c(after, chosen) for c in self._of(self._targets, following)])
+                value = torch.stack([c(after, chosen) for c in targets[following]])
                 soft = value.amin(0) - alpha[self._names.index(following)] * log_prob
                 target = self._tensor(one.reward) + self._tensor(one.discount) * soft
                 value_sum += float(soft.sum())
-            for critic in self._of(self._critics, name):
+            for critic in critics[name]:
                 critic_loss = critic_loss + (critic(observations, features) - target).square().sum()
         critic_loss = critic_loss / n
         self._critic_parameters.zero_grad()
@@ -209,9 +193,7 @@ class SAC(Algorithm):
             together = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             index = self._names.index(name)
             chosen, log_prob = self._act(name, together)
-            value = torch.stack([c(together, chosen) for c in self._of(self._critics, name)]).amin(
-                0
-            )
+            value = torch.stack([c(together, chosen) for c in critics[name]]).amin(0)
             policy_loss = policy_loss + (alpha[index] * log_prob - value).sum()
             surplus = log_prob.detach() + self._target_entropy[index]
             alpha_loss = alpha_loss - (self._log_alpha[index] * surplus).sum()
@@ -284,9 +266,6 @@ class SAC(Algorithm):
             return parts[0]
         features, log_probs = zip(*parts, strict=True)
         return torch.cat(features, 1), torch.stack(log_probs).sum(0)
-
-    def _of(self, critics: Any, name: str) -> Any:
-        return critics[name]
 
     def _tensor(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
