@@ -133,6 +133,8 @@ def small_model(**options):
 
 # They learn.
 
+SLOW = pytest.mark.slow
+
 LEARNERS = [
     ("ppo", ShowsTheAnswerEnv, PPO(n_lanes=8, n_rollout_steps=32, batch_size=64), 6_000, 9.5),
     ("a2c", ShowsTheAnswerEnv, A2C(n_lanes=8, learning_rate=0.01), 8_000, 9.5),
@@ -144,8 +146,10 @@ LEARNERS = [
 
 @pytest.mark.parametrize(
     ("env", "algorithm", "n_steps", "enough"),
-    [row[1:] for row in LEARNERS],
-    ids=[row[0] for row in LEARNERS],
+    [
+        pytest.param(*row[1:], id=row[0], marks=SLOW if row[0] == "ppo, numbers" else ())
+        for row in LEARNERS
+    ],
 )
 def test_an_algorithm_learns(env, algorithm, n_steps, enough, tmp_path):
     result = train(env, algorithm, tmp_path, n_steps)
@@ -157,7 +161,7 @@ def test_an_algorithm_learns(env, algorithm, n_steps, enough, tmp_path):
     ("env", "distributions", "enough"),
     [
         (ShowsTheNumberEnv, {"Box": "squashed_gaussian"}, -0.6),
-        (ShowsTheAnswerEnv, {}, 9.5),
+        pytest.param(ShowsTheAnswerEnv, {}, 9.5, marks=SLOW),
     ],
     ids=["numbers", "choices"],
 )
@@ -168,7 +172,7 @@ def test_soft_actor_critic_learns(env, distributions, enough, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "critic", ["delta", *(pytest.param(c, marks=pytest.mark.slow) for c in ("step", "shared"))]
+    "critic", ["delta", *(pytest.param(c, marks=SLOW) for c in ("step", "shared"))]
 )
 def test_sub_steps_are_learnt_with_any_kind_of_critic(critic, tmp_path):
     # Four pieces of random size, three times: 2.4 if the largest is selected, 1.5 by chance.
@@ -192,7 +196,7 @@ def test_several_agents_are_trained(separate, tmp_path):
     assert train(supply_chain_env, ppo, tmp_path, 200, model=model).best is not None
 
 
-@pytest.mark.slow
+@SLOW
 def test_ppo_solves_cartpole(tmp_path):
     result = train("CartPole-v1", "ppo", tmp_path, 60_000, options={"eval_every_steps": 20_000})
     assert result.best_return > 475
@@ -300,7 +304,11 @@ RESUMED = [
 
 
 @pytest.mark.parametrize(
-    ("env", "algorithm"), [row[1:] for row in RESUMED], ids=[row[0] for row in RESUMED]
+    ("env", "algorithm"),
+    [
+        pytest.param(*row[1:], id=row[0], marks=SLOW if row[0] in ("ppo", "a2c") else ())
+        for row in RESUMED
+    ],
 )
 def test_a_resumed_training_is_the_undisturbed_one(env, algorithm, tmp_path, monkeypatch):
     model = small_model(distributions={"Box": "squashed_gaussian"})

@@ -50,11 +50,16 @@ def take_from_input_directory(
         ConfigError: If the directory is of another kind, or names code that is not known to be
             harmless while it is not trusted.
     """
+    from maze.core.rollout.run_directory import read_config
+    from maze.core.sinks.ledger_sink import CONFIG_FILE
+    from maze.train.statistics_files import with_statistics
+
     directory = Path(config["input_dir"])
     wanted = _wanted(config.get("use_input_dir_config"), overrides)
     policy = config.get("policy")
     is_needed = isinstance(policy, Mapping) and "input_dir" in policy
-    training = _config_of(directory)
+    path = directory / CONFIG_FILE
+    training = read_config(path) if path.exists() else {}
     if "algorithm" not in training:
         if not (is_needed or config.get("use_input_dir_config")):
             return []  # A policy of the user's own may find there what it likes.
@@ -69,8 +74,6 @@ def take_from_input_directory(
         config[part] = training[part]
     if "model" in taken and isinstance(config.get("policy"), Mapping):
         config["policy"]["model"] = copy.deepcopy(training["model"])
-    from maze.train.statistics_files import with_statistics
-
     config["wrappers"] = with_statistics(config.get("wrappers"), directory)
     return taken
 
@@ -95,17 +98,3 @@ def _wanted(choice: Any, overrides: Sequence[str]) -> set[str]:
                 f" {name}: {value!r}"
             )
     return {part for name, part in known.items() if choice.get(name, False)}
-
-
-def _config_of(directory: Path) -> dict[str, Any]:
-    import yaml
-
-    if not (directory / "config.yaml").exists():
-        return {}
-    try:
-        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"'{directory / 'config.yaml'}' cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"'{directory / 'config.yaml'}' is no mapping")
-    return config

@@ -84,16 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def config_of_training(directory: Path) -> dict[str, Any] | None:
     """Return the config of a training; ``None`` if the directory is not that of one."""
-    import yaml
+    from maze.core.rollout.run_directory import read_config
+    from maze.core.sinks.ledger_sink import CONFIG_FILE
 
-    path = directory / "config.yaml"
+    path = directory / CONFIG_FILE
     if (directory / "journal.jsonl").exists() or not path.exists():
         return None
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"'{path}' cannot be read: {error}") from error
-    return config if isinstance(config, dict) and "algorithm" in config else None
+    config = read_config(path)
+    return config if "algorithm" in config else None
 
 
 def parse_option(text: str) -> tuple[str, Any]:

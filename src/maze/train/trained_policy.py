@@ -9,7 +9,8 @@ from typing import Any
 from gymnasium import spaces
 
 from maze.core.env.structured_env import StepKey
-from maze.core.errors import ConfigError
+from maze.core.errors import ConfigError, OutputError
+from maze.core.rollout.run_directory import read_config
 from maze.core.rollout.trust import what_would_be_imported
 from maze.train.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from maze.train.models.build import build_model
@@ -92,16 +93,10 @@ def model_config(directory: Path) -> Mapping[str, Any]:
     Raises:
         ConfigError: If its ``config.yaml`` cannot be read, or the model was a Python object.
     """
-    import yaml
-
-    path = directory / CONFIG_FILE
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        model = config["model"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"the config of the training, '{path}', cannot be read: {type(error).__name__}: {error}"
-        ) from error
+        model = read_config(directory / CONFIG_FILE).get("model", {})
+    except OutputError as error:
+        raise ConfigError(f"the config of the training cannot be read: {error}") from error
     if not isinstance(model, Mapping):
         raise ConfigError(
             f"the model of the training was given as a Python object ({model}), which a config"
