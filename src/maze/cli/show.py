@@ -227,7 +227,7 @@ def _episode_lines(directory: RunDirectory, arguments: argparse.Namespace) -> It
         yield str(error)
         return
     steps = _steps_of(trajectory)
-    events = _events_of(directory, row.episode_id)
+    events = _events_of(directory, row.episode_index)
     low, high = _range(arguments.steps, len(steps))
     limited = high if arguments.steps or not arguments.limit else min(high, low + arguments.limit)
     several_actors = len({step[1] for step in steps}) > 1
@@ -268,23 +268,13 @@ def _steps_of(trajectory: Any) -> list[tuple[int, str, Any, Any, float]]:
     return [step for _, step in sorted(found, key=lambda one: one[0])]
 
 
-def _events_of(directory: RunDirectory, episode_id: str) -> dict[int, list[str]]:
+def _events_of(directory: RunDirectory, episode_index: int) -> dict[int, list[str]]:
     """Return what happened, by time: names of events with their attributes."""
-    from maze.core.ledger.journal import EVENT_FOLDER
-
     happened: dict[int, list[str]] = {}
-    for path in sorted((directory.path / EVENT_FOLDER).glob("*.tsv")):
-        if path.stem == "Reward":
-            continue
-        with path.open(encoding="utf-8", errors="replace") as file:
-            names = file.readline().rstrip("\n").split("\t")[2:]
-            for line in file:
-                if not line.startswith(episode_id):
-                    continue
-                _, time, *values = line.rstrip("\n").split("\t")
-                told = " ".join(f"{n}={v}" for n, v in zip(names, values, strict=False))
-                shown = printable(f"{path.stem}({told})" if told else path.stem)
-                happened.setdefault(int(time), []).append(shown)
+    for event in directory.events_of(episode_index):
+        told = " ".join(f"{name}={value}" for name, value in event.attributes.items())
+        shown = printable(f"{event.event_type}({told})" if told else event.event_type)
+        happened.setdefault(event.env_time, []).append(shown)
     return happened
 
 

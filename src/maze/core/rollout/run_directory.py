@@ -18,6 +18,7 @@ import numpy as np
 from maze.core.episode import EpisodeRow
 from maze.core.episode_table import EpisodeTable
 from maze.core.errors import MissingExtraError, OutputError, did_you_mean
+from maze.core.events.event import Reward
 from maze.core.ledger.check import (
     REWRITING_FILE,
     DamagedError,
@@ -26,6 +27,7 @@ from maze.core.ledger.check import (
     settle_layout,
 )
 from maze.core.ledger.data_files import event_file_name, layouts_of
+from maze.core.ledger.event_logs import EventLogs, LoggedEvent, unescaped
 from maze.core.ledger.journal import (
     EPISODES_FILE,
     EVENT_FOLDER,
@@ -160,8 +162,27 @@ class RunDirectory:
         )
         for name in table.columns:
             if pd.api.types.is_string_dtype(table[name]):
-                table[name] = table[name].map(_unescaped, na_action="ignore")
+                table[name] = table[name].map(
+                    lambda value: unescaped(value) if isinstance(value, str) else value
+                )
         return table
+
+    @cached_property
+    def _event_logs(self) -> EventLogs:
+        return EventLogs(self.path, self.journal)
+
+    def events_of(self, episode_index: int) -> list[LoggedEvent]:
+        """Return the logged events of an episode by time, without those of type ``Reward``.
+
+        Raises:
+            OutputError: If there is no such episode, or a log is damaged where its events stand.
+        """
+        try:
+            row = self.table.row(episode_index)
+        except KeyError as error:
+            raise OutputError(f"{error.args[0]} ({self.path})") from None
+        events = self._event_logs.of_episode(episode_index, row.episode_id)
+        return [event for event in events if event.event_type != Reward.__name__]
 
     def _whole_events(self, name: str) -> Path | io.BytesIO:
         """Return the file of an event log, or what of it is not damaged."""
@@ -316,13 +337,3 @@ def _check_size(value: Any, limit: int) -> None:
 def warn(text: str) -> None:
     """Tell the user of the library about damage that was found on the way."""
     warnings.warn(text, stacklevel=3)
-
-
-def _unescaped(text: Any) -> Any:
-    if not isinstance(text, str) or "\\" not in text:
-        return text
-    parts = text.split("\\\\")
-    replaced = (
-        part.replace("\\t", "\t").replace("\\n", "\n").replace("\\r", "\r") for part in parts
-    )
-    return "\\".join(replaced)

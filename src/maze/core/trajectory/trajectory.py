@@ -165,8 +165,8 @@ class StepsStream:
             self.action_space = space_from_json(description["action_space"])
         except (OSError, EOFError, pa.ArrowException, *_MALFORMED) as error:
             raise OutputError(f"{path} holds no trajectory data of Maze: {error}") from error
-        self._observation_leaves = leaves(self.observation_space, "observation")
-        self._action_leaves = leaves(self.action_space, "action")
+        self.observation_leaves = leaves(self.observation_space, "observation")
+        self.action_leaves = leaves(self.action_space, "action")
         self._batches: tuple[_Place, list[pa.RecordBatch]] | None = None
         self._failed: tuple[_Place, DamagedError] | None = None
         self._listed = _Listing(journal, name)
@@ -197,16 +197,25 @@ class StepsStream:
         Raises:
             OutputError: If its data is damaged.
         """
+        parts = list(self.parts(episode_index))
+        return pa.Table.from_batches(parts) if parts else None
+
+    def parts(self, episode_index: int) -> Iterator[pa.RecordBatch]:
+        """Iterate over the rows of an episode in pieces: a long one need not be in memory whole.
+
+        Raises:
+            OutputError: If its data is damaged.
+        """
         places = self._listed.places(episode_index)
         if places is None:
             places = self._found.get(episode_index, [])
         try:
-            parts = [part for place in places for part in self._rows_at(place, episode_index)]
+            for place in places:
+                yield from self._rows_at(place, episode_index)
         except DamagedError as error:
             raise OutputError(
                 f"the data of episode {episode_index} in {self.path} is damaged: {error}"
             ) from error
-        return pa.Table.from_batches(parts) if parts else None
 
     def table(self) -> pa.Table:
         """Return all whole rows, in the order of the file. Needs memory for all of them."""
@@ -307,13 +316,13 @@ class StepsStream:
     def _steps(self, table: pa.Table) -> StepTrajectory:
         rewards = table.column("reward").drop_null().to_numpy()
         n_actions = table.num_rows
-        if self._action_leaves:
-            n_actions -= table.column(self._action_leaves[0].name).null_count
+        if self.action_leaves:
+            n_actions -= table.column(self.action_leaves[0].name).null_count
         return StepTrajectory(
             observations=_nested(
-                self.observation_space, self._observation_leaves, table, table.num_rows
+                self.observation_space, self.observation_leaves, table, table.num_rows
             ),
-            actions=_nested(self.action_space, self._action_leaves, table, n_actions),
+            actions=_nested(self.action_space, self.action_leaves, table, n_actions),
             rewards=np.asarray(rewards, dtype=np.float64),
             steps=table.column("step").to_numpy(),
             env_times=table.column("env_time").to_numpy(),
@@ -392,7 +401,7 @@ def _head_of(path: Path) -> bytes:
 def _nested(
     space: spaces.Space[Any], space_leaves: Sequence[Leaf], table: pa.Table, n: int
 ) -> Nested:
-    values = {leaf.path: _leaf_values(leaf, table, n) for leaf in space_leaves}
+    values = {leaf.path: leaf_values(leaf, table, n) for leaf in space_leaves}
 
     def build(space: spaces.Space[Any], path: tuple[str | int, ...]) -> Nested:
         if isinstance(space, spaces.Dict):
@@ -404,8 +413,11 @@ def _nested(
     return build(space, ())
 
 
-def _leaf_values(leaf: Leaf, table: pa.Table, n: int) -> Any:
-    column: Any = table.column(leaf.name).slice(0, n).combine_chunks()
+def leaf_values(leaf: Leaf, table: pa.Table | pa.RecordBatch, n: int) -> Any:
+    """Return the first ``n`` values of a leaf: an array of shape (n, ...), or a list if ragged."""
+    column: Any = table.column(leaf.name).slice(0, n)
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
     if leaf.dtype is None:
         return [from_plain(leaf.space, plain) for plain in column.to_pylist()]
     if leaf.shape:
