@@ -64,6 +64,7 @@ export interface ChannelName {
   name: string;
   group: "reward" | "observation" | "action" | "policy";
   is_discrete: boolean;
+  is_constant: boolean;
 }
 
 export interface Failure {

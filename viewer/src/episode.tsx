@@ -240,11 +240,16 @@ function scalar(value: unknown): string {
   return typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(7))) : String(value);
 }
 
+const PLACES: Record<string, string> = {
+  construction: "while the environment was made", reset: "in the environment's reset",
+  step: "in the environment's step", policy: "in the policy", worker: "with its process",
+};
+
 function FailureBox(props: { info: EpisodeInfo; run: RunSummary; onStep: (step: number) => void }) {
   const failure = props.info.failure!;
   return (
     <section class="panel failures" aria-label="Failure">
-      <h2>Failed in the {failure.place}, at{" "}
+      <h2>Failed {PLACES[failure.place] ?? failure.place}, at{" "}
         <button type="button" class="plain" onClick={() => props.onStep(failure.step)}>step {failure.step}</button>
       </h2>
       <p class="error">{failure.exception_type}: {failure.message}</p>

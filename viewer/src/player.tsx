@@ -91,7 +91,7 @@ export function Controls(props: { player: Player }) {
   const { player } = props;
   return (
     <div class="controls" role="group" aria-label="Steps">
-      <button type="button" onClick={() => player.go(0)} aria-label="First step" title="First step (Home)">⏮</button>
+      <button type="button" onClick={() => player.go(0)} aria-label="First step" title="First step (Home)">|◀</button>
       <button type="button" onClick={() => player.go(player.step - 1)} aria-label="Step back" title="Step back (←)">◀</button>
       <button
         type="button" class="play" onClick={player.toggle}
@@ -100,7 +100,7 @@ export function Controls(props: { player: Player }) {
         {player.isPlaying ? "❚❚" : "►"}
       </button>
       <button type="button" onClick={() => player.go(player.step + 1)} aria-label="Step forward" title="Step forward (→)">▶</button>
-      <button type="button" onClick={() => player.go(player.last)} aria-label="Last step" title="Last step (End)">⏭</button>
+      <button type="button" onClick={() => player.go(player.last)} aria-label="Last step" title="Last step (End)">▶|</button>
       <input
         type="range" min={0} max={player.last} value={player.step} aria-label="Step"
         aria-valuetext={`step ${player.step} of ${player.last}`}

@@ -126,7 +126,7 @@ export function RunPage(props: { index: number; run: RunSummary }) {
               </select>
             </label>
           </h2>
-          <Histogram values={numbersOf(columns, state.plotted)} name={title(state.plotted)} onChoose={addBin(state.plotted)} />
+          <Histogram values={playedOf(columns, state.plotted)} name={title(state.plotted)} onChoose={addBin(state.plotted)} />
           <h2>Endings</h2>
           <Shares counts={run.endings} onChoose={(ending) => add({ column: "ending", sign: "=", value: ending })} />
         </div>
@@ -177,6 +177,22 @@ function numbersOf(columns: Columns | null, name: string): ArrayLike<number> {
 }
 
 const asNumbers = new WeakMap<Column, Float64Array>();
+
+/** Those of the episodes that did not fail, which the statistics are about. */
+function playedOf(columns: Columns | null, name: string): ArrayLike<number> {
+  const endings = columns?.columns["ending"];
+  const column = columns?.columns[name];
+  if (!column || !endings || !("words" in endings)) return [];
+  const failed = endings.words.indexOf("failed");
+  if (failed < 0) return numbersOf(columns, name);
+  const known = played.get(column);
+  if (known) return known;
+  const found = Float64Array.from(numbersOf(columns, name)).filter((_, row) => endings.codes[row] !== failed);
+  played.set(column, found);
+  return found;
+}
+
+const played = new WeakMap<Column, Float64Array>();
 
 function chosenRows(columns: Columns | null, conditions: Condition[], sort: TableState["sort"]): Uint32Array {
   if (!columns) return new Uint32Array();
@@ -289,7 +305,7 @@ function Statistics(props: {
                 <td>{one.ci_half_width === null ? "" : `± ${number(one.ci_half_width)}`}</td>
                 <td>{number(one.std)}</td><td>{number(one.min)}</td>
                 <td>{number(one.median)}</td><td>{number(one.max)}</td>
-                {isSmall && <td class="wide"><Histogram isSmall values={numbersOf(columns, one.name)} name={title(one.name)} /></td>}
+                {isSmall && <td class="wide"><Histogram isSmall values={playedOf(columns, one.name)} name={title(one.name)} /></td>}
               </tr>
             ))}
           </tbody>
@@ -328,7 +344,7 @@ function Failures(props: { index: number; run: RunSummary; columns: Columns | nu
           );
         })}
       </ul>
-      {n > failed.length && <p class="help">{plural(n - failed.length, "more")}: filter by ending=failed.</p>}
+      {n > failed.length && <p class="help">{(n - failed.length).toLocaleString("en-US")} more: filter by ending=failed.</p>}
     </section>
   );
 }

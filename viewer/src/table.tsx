@@ -13,6 +13,15 @@ export interface TableColumn {
 
 const MORE = 8;
 
+/** Columns are of equal width in head and body, however long their names are. */
+function widths(columns: TableColumn[]): Record<string, string> {
+  const least = columns.map((column) => (column.isNumber ? 5.5 : 7));
+  return {
+    "--columns": columns.map((column, i) => `minmax(${least[i]}rem, ${column.isNumber ? 1 : 1.3}fr)`).join(" "),
+    "--least": `${least.reduce((sum, width) => sum + width + 0.8, 2.4)}rem`,
+  };
+}
+
 export function Table(props: {
   label: string;
   columns: TableColumn[];
@@ -77,7 +86,7 @@ export function Table(props: {
     );
   }
   return (
-    <div class="table" role="grid" aria-label={props.label} aria-rowcount={n + 1} style={{ "--columns": columns.map((column) => (column.isNumber ? "minmax(4.5rem, 1fr)" : "minmax(7rem, 1.6fr)")).join(" ") }}>
+    <div class="table" role="grid" aria-label={props.label} aria-rowcount={n + 1} style={widths(columns)}>
       <div class="head" role="rowgroup">
         <div class="row" role="row" aria-rowindex={1}>
           {columns.map((column) => {
@@ -90,7 +99,7 @@ export function Table(props: {
               >
                 {props.onSort ? (
                   <button type="button" class="plain" title={`Sort by ${column.title}`} onClick={() => props.onSort!(column.name)}>
-                    <span class="name">{column.title}</span> <span class="arrow" aria-hidden="true">{arrow}</span>
+                    {column.title} <span class="arrow" aria-hidden="true">{arrow}</span>
                   </button>
                 ) : (
                   column.title

@@ -12,8 +12,12 @@ const NAMES = { reward: "Reward", action: "Actions", policy: "Policy", observati
 
 /** The time lines that are shown at first: some of each kind. */
 export function firstChannels(channels: ChannelName[], events: string[]): string[] {
-  const chosen = GROUPS.flatMap((group) =>
-    channels.filter((one) => one.group === group).slice(0, SHOWN[group]).map(({ name }) => name));
+  const chosen = GROUPS.flatMap((group) => {
+    const ofGroup = channels.filter((one) => one.group === group);
+    // Where there are too many, those that never change can go first.
+    const isChanging = ofGroup.length > SHOWN[group] ? ofGroup.filter((one) => !one.is_constant) : ofGroup;
+    return isChanging.slice(0, SHOWN[group]).map(({ name }) => name);
+  });
   return [...chosen, ...events.slice(0, 6)];
 }
 

@@ -309,8 +309,13 @@ class EpisodeView:
                 "statistics": {name: _finite(value) for name, value in row.statistics.items()},
                 "failure": None if row.failure is None else asdict(row.failure),
                 "channels": [
-                    {"name": c.name, "group": c.group, "is_discrete": c.is_discrete}
-                    for c in self.channels.values()
+                    {
+                        "name": channel.name,
+                        "group": channel.group,
+                        "is_discrete": channel.is_discrete,
+                        "is_constant": bool((channel.y == channel.y[:1]).all()),
+                    }
+                    for channel in self.channels.values()
                 ],
                 "events": {name: len(steps) for name, steps in self._marks.items()},
                 "images": [
