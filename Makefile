@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow check bench format clean
+.PHONY: run test test-slow check bench page check-page format clean
 
 run: $(VENV)/run.stamp  ## Play fifty episodes of CartPole.
 	$(BIN)/maze-run env=gym_env
@@ -24,6 +24,20 @@ check: $(VENV)/lint.stamp  ## Format, lint, types.
 
 bench: $(VENV)/test.stamp  ## Measure the speed budget.
 	$(BIN)/python benchmarks/rollout_benchmarks.py
+
+page: viewer/node_modules/.stamp  ## Build the viewer's page, which ships as data of the package.
+	cd viewer && npm run build
+
+# Users and tests need no Node. Where it is there, the page has to be what viewer/ builds.
+check-page:  ## Build the viewer's page anew and compare.
+	@if command -v npm >/dev/null; then \
+		cp src/maze/viewer/page/index.html viewer/committed.html && $(MAKE) --no-print-directory page \
+		&& cmp viewer/committed.html src/maze/viewer/page/index.html && rm viewer/committed.html; \
+	else echo "check-page: npm is not installed, the page is taken as it is"; fi
+
+viewer/node_modules/.stamp: viewer/package.json viewer/package-lock.json
+	cd viewer && npm ci --no-audit --no-fund
+	touch $@
 
 format: $(VENV)/lint.stamp  ## Format and mend what can be mended.
 	$(BIN)/ruff format .

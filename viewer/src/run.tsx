@@ -372,7 +372,7 @@ function ColumnChoice(props: { run: RunSummary; chosen: string[]; onChange: (nam
 
 function Origin(props: { run: RunSummary }) {
   const { run } = props;
-  const seeds = Object.entries(run.seeding).filter(([, value]) => typeof value === "number");
+  const seeds = Object.entries(run.seeding).filter(([name, value]) => name.endsWith("_base_seed") && value !== null);
   const rate = run.timing["steps_per_second"];
   return (
     <section class="panel" aria-label="What was run">

@@ -300,7 +300,7 @@ class EpisodeView:
                 "return": _finite(row.episode_return),
                 "n_env_steps": row.n_steps,
                 "n_steps": self.n_steps,
-                "n_positions": len(self._places[0]) or (1 if not self._rows else 0),
+                "n_positions": len(self._places[0]) or row.n_steps + 1,
                 "has_data": bool(self._rows),
                 "is_structured": len(self._rows) > 1
                 or any(rows.agent_ids.any() for rows in self._rows),

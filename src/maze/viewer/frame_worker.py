@@ -128,8 +128,7 @@ class FrameWorker:
                     is_equal=replay.is_equal,
                     differs_at=None if difference is None else difference.step,
                 )
-            if play.last_step < request.step:
-                raise ConfigError(f"played again, it has no step {request.step}")
+            self._tell(episode=request.episode, last_step=play.last_step)
             if not is_short or not play.skipped:
                 return
             request = _Request(request.episode, 0)  # There is time for those left out.
@@ -143,8 +142,7 @@ class FrameWorker:
             step = -1
             for step, frame in enumerate(container.decode(video=0)):
                 self.draw(request.episode, step, frame.to_ndarray(format="rgb24"))
-        if step < request.step:
-            raise ConfigError(f"{video} has only {step + 1} frames")
+        self._tell(episode=request.episode, last_step=step)
 
     def next_request(self, wait: bool) -> tuple[bool, _Request | None]:
         """Return whether there is a request, and which; ``None`` if there will be none."""
@@ -184,7 +182,7 @@ class _Play:
 
     def __init__(self, worker: FrameWorker, request: _Request, is_short: bool) -> None:
         self._worker = worker
-        self._request = request
+        self.request = request
         self._is_short = is_short
         self.last_step = 0
         self.skipped = False
@@ -193,18 +191,18 @@ class _Play:
     def after_step(self, env: StructuredEnv, spec: EpisodeSpec, step: int) -> None:
         """Draw the frame if it is wanted."""
         self.last_step = step
-        worker, episode = self._worker, self._request.episode
+        worker, episode = self._worker, self.request.episode
         # All the rest can wait, once it is known that this is the recorded episode.
-        is_done = not self._is_short and step > self._request.last and worker.is_settled(episode)
+        is_done = not self._is_short and step > self.request.last and worker.is_settled(episode)
         is_new, request = worker.next_request(wait=is_done)
         while is_new:
             if request is None or request.episode != episode or request.step < step:
                 raise _Redirected(request)
-            self._request = request
+            self.request = request
             is_done = not self._is_short and step > request.last and worker.is_settled(episode)
             is_new, request = worker.next_request(wait=is_done)
-        is_wanted = self._is_short or step <= self._request.last
-        if step < self._request.step:
+        is_wanted = self._is_short or step <= self.request.last
+        if step < self.request.step:
             self.skipped = True
         elif is_wanted and not worker.has(episode, step):
             worker.draw(episode, step, _frame_of(env))

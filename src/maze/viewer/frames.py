@@ -43,6 +43,8 @@ class FrameStatus:
     """Whether it is the recorded episode; ``None`` as long as it is not known."""
     differs_at: int | None = None
     """The first sub-step that differs."""
+    last_step: int | None = None
+    """The last one that has a frame; ``None`` as long as it is not known."""
     error: str = ""
     """Why there is none."""
 
@@ -97,9 +99,11 @@ class Frames:
             deadline = time.monotonic() + _PATIENCE
             n_messages = self._n_messages
             while not path.exists():
-                error = self._status.get(episode, FrameStatus()).error
-                if error:
-                    raise FrameError(error)
+                status = self._status.get(episode, FrameStatus())
+                if status.error:
+                    raise FrameError(status.error)
+                if status.last_step is not None and step > status.last_step:
+                    raise FrameError(f"there is no frame of step {step}: the episode ends before")
                 if self._is_closed:
                     raise FrameError("the viewer was closed")
                 self._ask(episode, step)
@@ -204,6 +208,8 @@ class Frames:
                 old_episode, old_step, n_bytes = self._written.popleft()
                 self._path(old_episode, old_step).unlink(missing_ok=True)
                 self._n_bytes -= n_bytes
+        elif "last_step" in message:
+            status.last_step = int(message["last_step"])
         elif "source" in message:
             status.source = str(message["source"])
         elif "verdict" in message:

@@ -184,11 +184,7 @@ class ViewedRun:
                 if known[name] == "text":
                     found[name] = _words([str(value) for value in values])
                 elif np.issubdtype(np.asarray(values).dtype, np.integer):
-                    integers: list[int] = np.asarray(values).tolist()
-                    if max(map(abs, integers), default=0) > _LARGEST_EXACT:
-                        found[name] = _words(list(map(str, integers)))
-                    else:
-                        found[name] = {"numbers": integers}
+                    found[name] = {"numbers": np.asarray(values).tolist()}
                 else:
                     numbers = np.asarray(values, dtype=np.float64).tolist()
                     found[name] = {"numbers": [finite_or_none(number) for number in numbers]}
@@ -230,6 +226,8 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value[:1000]]
     if isinstance(value, float):
         return finite_or_none(value)
+    if isinstance(value, int) and abs(value) > _LARGEST_EXACT:
+        return str(value)
     return value if isinstance(value, str | int | None) else str(value)
 
 

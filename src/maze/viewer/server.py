@@ -350,6 +350,7 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((HOST, port))
+            self._socket.listen(128)  # From now on, who comes too early waits.
         except (OSError, OverflowError) as error:
             self._socket.close()
             raise OutputError(f"port {port} cannot be used: {error}. Choose another one") from error
