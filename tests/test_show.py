@@ -122,3 +122,15 @@ def test_a_training_is_shown_by_its_evaluations(tmp_path, capsys):
     assert lines[0] == "CartPole-v1 · trained by A2C"
     assert sum("*" in line for line in lines) == 1
     assert f"input_dir={tmp_path}" in lines[-1]
+
+
+def test_a_damaged_event_log_is_named_and_the_steps_are_shown_all_the_same(tmp_path, capsys):
+    directory = tmp_path / "run"
+    SequentialRolloutRunner(1, output_dir=directory).run_with(TwoStepEnv(), seeding=Seeding(1, 1))
+    path = directory / "event_logs" / "Placed.tsv"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(bytes(data))
+    lines = show(capsys, directory, "--episode", 0)
+    assert any("Placed.tsv are damaged" in line for line in lines)
+    assert lines[-1].split()[0] == "5"

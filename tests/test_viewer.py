@@ -8,6 +8,7 @@ import signal
 import gymnasium as gym
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 import maze
@@ -15,6 +16,7 @@ from maze.cli import maze as command
 from maze.core.errors import ConfigError, OutputError
 from maze.core.ledger.event_logs import EventLogs
 from maze.core.seeding import Seeding
+from maze.core.trajectory.trajectory import StepsStream
 from maze.viewer.compare import compare_runs, first_divergence
 from maze.viewer.episodes import is_image
 from maze.viewer.export import make_report
@@ -276,6 +278,22 @@ def test_events_of_an_episode_are_those_of_the_whole_log(structured):
         assert [e for e in found if e.event_type != "Reward"] == run.events_of(index)
 
 
+def test_recordings_that_were_made_up_are_refused(tmp_path, monkeypatch):
+    directory = played(tmp_path / "run", "CartPole-v1", 1)
+    rows = StepsStream.parts
+
+    def with_a_gap(stream, index):
+        for batch in rows(stream, index):
+            steps = batch.column("step").to_numpy() * 2**20
+            place = batch.schema.get_field_index("step")
+            yield batch.set_column(place, "step", pa.array(steps, batch.schema.field(place).type))
+
+    monkeypatch.setattr(StepsStream, "parts", with_a_gap)
+    description = ViewedRun(directory).episode(0).description()
+    assert not description["has_data"]
+    assert "not counted one by one" in description["problems"][0]
+
+
 # Frames.
 
 
@@ -398,6 +416,8 @@ def test_the_server_tells_runs_episodes_and_steps(client):
     assert len(client.get("/api/runs/0/episodes/1/steps?from=0&to=3").json()) == 3
     frame = client.get("/api/runs/0/episodes/1/frames/2")
     assert frame.headers["content-type"] == "image/png"
+    # At this address there may be another run next time.
+    assert frame.headers["cache-control"] == "no-store"
     assert client.get("/api/runs/0/episodes/1/frames").json()["source"] == "replay"
 
 
@@ -479,6 +499,18 @@ def test_the_command_serves_until_it_is_interrupted(drawn):
         assert re.match(r"http://127\.0\.0\.1:\d+/  \(Ctrl-C ends it\)", line)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
+
+
+def test_a_training_is_told_from_a_run(tmp_path, capsys):
+    pytest.importorskip("torch")
+    from maze.train.trainers.a2c import A2C
+    from maze.train.training_runner import TrainingRunner
+
+    TrainingRunner(show_progress=False).run_with(
+        "CartPole-v1", A2C(), options={"n_steps": 100}, output_dir=tmp_path / "training"
+    )
+    assert command.main(["view", str(tmp_path / "training"), "--no-browser"]) == 2
+    assert "holds a training" in capsys.readouterr().err
 
 
 # Reports.

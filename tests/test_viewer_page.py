@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import maze
-from maze.viewer.export import export
+from maze.viewer.export import make_report
 from maze.viewer.server import Server, Viewer
 from tests.runs import numbered, sequential, with_config
 
@@ -327,14 +327,18 @@ def test_every_control_has_a_name(go, page):
         assert unnamed == []
 
 
-def test_light_and_dark_follow_the_system(go, page):
+def test_light_and_dark_follow_the_system_and_can_be_chosen(go, page):
     go()
-    background = "getComputedStyle(document.documentElement).backgroundColor"
+    background = "getComputedStyle(document.body).backgroundColor"
     page.emulate_media(color_scheme="light")
     light = page.evaluate(background)
     page.emulate_media(color_scheme="dark")
     dark = page.evaluate(background)
     assert light != dark
+    button = page.get_by_role("button", name="Colours")
+    for chosen in (light, dark):
+        button.click()
+        expect(page.locator("body")).to_have_css("background-color", chosen)
 
 
 # Reports.
@@ -342,7 +346,7 @@ def test_light_and_dark_follow_the_system(go, page):
 
 def test_a_report_opens_from_disk_without_a_server(page, runs, tmp_path):
     with Viewer([runs[2]], trust=True) as viewer:
-        export(viewer, tmp_path / "report.html")
+        make_report(viewer).write(tmp_path / "report.html")
     page.goto((tmp_path / "report.html").as_uri())
     expect(page.get_by_role("heading", level=1)).to_contain_text("DrawnWalkEnv")
     expect(page.locator(".note.report")).to_contain_text("4 of 6 episodes")

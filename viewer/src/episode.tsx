@@ -113,7 +113,9 @@ function Loaded(props: { index: number; run: RunSummary; episode: number; step: 
           facts={[
             ["seeds", <code>env_seed={info.env_seed} agent_seed={info.agent_seed}</code>],
             ["digest", <code>{info.digest || "–"}</code>],
-            ["play it again", <Command text={run.replay_command.replace("{episode_index}", String(episode))} />],
+            ...(run.replay_command
+              ? [["play it again", <Command text={run.replay_command.replace("{episode_index}", String(episode))} />] as [string, preact.ComponentChildren]]
+              : []),
             ...Object.entries(info.statistics).map(
               ([name, value]) => [title(name), number(value)] as [string, string]),
           ]}

@@ -40,7 +40,8 @@ export function useWidth<E extends HTMLElement>(): [RefObject<E | null>, number]
 export function useKeys(pressed: (event: KeyboardEvent) => void): void {
   const latest = useRef(pressed);
   latest.current = pressed;
-  useEffect(() => {
+  // Before the page is painted: what is seen takes keys already.
+  useLayoutEffect(() => {
     const listen = (event: KeyboardEvent) => {
       const target = event.target as HTMLElement;
       const isTyping =

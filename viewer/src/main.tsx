@@ -106,7 +106,7 @@ const THEMES = ["auto", "light", "dark"];
 function Theme() {
   const [theme, setTheme] = useState(() => stored() ?? "auto");
   useEffect(() => {
-    document.documentElement.style.colorScheme = theme === "auto" ? "light dark" : theme;
+    document.documentElement.dataset["theme"] = theme;
     try {
       localStorage.setItem("maze-theme", theme);
     } catch {

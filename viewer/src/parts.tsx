@@ -9,6 +9,7 @@ export function Problem(props: { children: ComponentChildren }) {
 
 export function Command(props: { text: string }) {
   const [isCopied, setCopied] = useState(false);
+  if (!props.text) return null;
   const copy = () => {
     navigator.clipboard?.writeText(props.text).then(() => {
       setCopied(true);

@@ -1,6 +1,6 @@
 // The page of a run: what was asked, what came out, and every episode.
 
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useState } from "preact/hooks";
 import { type Bin, Histogram, Shares } from "./charts";
 import { type Column, type Columns, type RunSummary, source } from "./data";
 import { type Condition, matches, parse, write } from "./filter";
@@ -95,7 +95,7 @@ export function RunPage(props: { index: number; run: RunSummary }) {
   ];
   const columns = useColumns(index, run.version, needed);
   const rows = useMemo(() => chosenRows(columns, conditions, state.sort), [columns, conditions, state.sort]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const indices = columns?.columns["episode_index"];
     if (indices && "numbers" in indices) orders.set(index, Array.from(rows, (row) => indices.numbers[row]!));
   }, [rows]);

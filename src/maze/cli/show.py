@@ -121,15 +121,15 @@ def _run_lines(directory: RunDirectory, arguments: argparse.Namespace) -> Iterat
 
 def _summary_lines(directory: RunDirectory) -> Iterator[str]:
     from maze.core.rollout.result import format_number
+    from maze.core.rollout.rollout_runner import names_of
     from maze.core.statistics.summary import summarize
 
     table, config = directory.table, directory.config
-    env, policy = config.get("env"), config.get("policy")
     endings = list(table["ending"])
     counts = {ending: endings.count(ending) for ending in ("terminated", "truncated", "failed")}
     requested = None if directory.journal is None else directory.journal.n_requested
     of = "" if requested in (None, len(table)) else f" of {requested:,}"
-    names = [printable(_name_of(one)) for one in (env, policy)]
+    names = map(printable, names_of(config))
     yield " · ".join([*names, f"{len(table):,}{of} episodes"])
     yield " · ".join(f"{ending} {n:,}" for ending, n in counts.items())
     is_played = [ending != "failed" for ending in endings]
@@ -227,7 +227,12 @@ def _episode_lines(directory: RunDirectory, arguments: argparse.Namespace) -> It
         yield str(error)
         return
     steps = _steps_of(trajectory)
-    events = _events_of(directory, row.episode_index)
+    try:
+        events = _events_of(directory, row.episode_index)
+    except OutputError as error:
+        events = {}
+        yield ""
+        yield str(error)
     low, high = _range(arguments.steps, len(steps))
     limited = high if arguments.steps or not arguments.limit else min(high, low + arguments.limit)
     several_actors = len({step[1] for step in steps}) > 1
@@ -323,8 +328,10 @@ def _text_of(value: Any) -> str:
 def _training_lines(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
     import csv
 
-    algorithm = _name_of(config.get("algorithm"))
-    yield f"{printable(_name_of(config.get('env')))} · trained by {printable(algorithm)}"
+    from maze.core.rollout.rollout_runner import names_of
+
+    env, algorithm = map(printable, names_of({**config, "policy": config.get("algorithm")}))
+    yield f"{env} · trained by {algorithm}"
     evaluations = path / "evaluations.csv"
     if not evaluations.exists():
         yield "it was not evaluated yet"
@@ -371,9 +378,3 @@ def _cell(value: Any) -> str:
     if number != number:
         return "-"
     return f"{int(number)}" if number.is_integer() else f"{number:.4g}"
-
-
-def _name_of(config: Any) -> str:
-    if isinstance(config, Mapping):
-        return str(config.get("name") or str(config.get("_target_", "")).rpartition(".")[2])
-    return str(config)

@@ -73,23 +73,31 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve or export; return the exit code."""
+    from maze.cli.resume import config_of_training
     from maze.viewer.server import Viewer
 
+    for path in arguments.directories:
+        if config_of_training(path) is not None:
+            raise ConfigError(
+                f"{path} holds a training, and no recorded episodes. `maze plot {path}` draws its"
+                " curves; to look at what was learnt, roll it out, and view that run:"
+                f" maze-run policy=torch_policy input_dir={path}"
+            )
     if arguments.export is None and (arguments.episodes is not None or arguments.no_frames):
         raise ConfigError(
             "--episodes and --no-frames are about what is exported: add --export FILE"
         )
     with Viewer(arguments.directories, trust=arguments.trust) as viewer:
         if arguments.export is not None:
-            from maze.viewer.export import export
+            from maze.viewer.export import make_report
 
-            report = export(
+            report = make_report(
                 viewer,
-                arguments.export,
                 episodes=arguments.episodes,
                 with_frames=not arguments.no_frames,
                 max_bytes=arguments.max_mb * 10**6,
             )
+            report.write(arguments.export)
             print_lines(_lines_of(report, arguments.export))
             return OK
         _serve(viewer, arguments.port, opens_browser=not arguments.no_browser)
@@ -117,7 +125,7 @@ def _lines_of(report: Report, path: Path) -> Sequence[str]:
     lines = [f"{path}: {report.n_bytes / 1e6:.1f} MB"]
     for episode in report.episodes:
         frames = f"{episode.n_frames} frames" if episode.n_frames else "no frames"
-        every = f" (every {episode.every}th)" if episode.every > 1 and episode.n_frames else ""
+        every = f" (one in {episode.every})" if episode.every > 1 and episode.n_frames else ""
         why = f": {episode.problem}" if episode.problem else ""
         run = f"{episode.run_name}, " if report.n_runs > 1 else ""
         lines.append(f"  {run}episode {episode.index}: {frames}{every}{why}")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from maze.core.env.structured_env import StepKey
 from maze.core.errors import OutputError
+from maze.core.events.event import Kpi
 from maze.core.ledger.event_logs import LoggedEvent
 from maze.core.rollout.replay import recorded_row
 from maze.core.rollout.run_directory import RunDirectory
@@ -83,7 +84,6 @@ class _StepKeyRows:
         small = [*stream.observation_leaves, *stream.action_leaves]
         small = [leaf for leaf in small if not leaf.is_ragged and math.prod(leaf.shape) <= _N_SHOWN]
         n = 0
-        self.terminated = self.truncated = False
         for batch in stream.parts(index):
             self._parts.append(_Part(n, batch.num_rows))
             n += batch.num_rows
@@ -92,9 +92,6 @@ class _StepKeyRows:
             pieces.setdefault("reward", []).append(
                 batch.column("reward").drop_null().to_numpy(zero_copy_only=False)
             )
-            for name in ("terminated", "truncated"):
-                if any(batch.column(name).to_pylist()):
-                    setattr(self, name, True)
             for leaf in small:
                 n_values = batch.num_rows - batch.column(leaf.name).null_count
                 values = leaf_values(leaf, batch, n_values)
@@ -159,6 +156,7 @@ class EpisodeView:
             ]
             if not all(stream.vouches_for(index) for stream in streams):
                 self._directory.trajectory(index)  # Says whether the digest does.
+            _check_counted(rows)
         except (OutputError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
             self.problems.append(str(error))
             return []
@@ -277,13 +275,20 @@ class EpisodeView:
         return last
 
     @cached_property
+    def _events_by_step(self) -> dict[int, list[LoggedEvent]]:
+        found: dict[int, list[LoggedEvent]] = {}
+        for event in self._events:
+            found.setdefault(self._step_of_time(event.env_time), []).append(event)
+        return found
+
+    @cached_property
     def _marks(self) -> dict[str, NDArray[np.int64]]:
         """By type of event, the sub-steps in which one happened."""
         found: dict[str, list[int]] = {}
-        for event in self._events:
-            if event.event_type not in (_DECISION, "Kpi"):
-                steps = found.setdefault(event.event_type, [])
-                steps.append(self._step_of_time(event.env_time))
+        for step, events in self._events_by_step.items():
+            for event in events:
+                if event.event_type not in (_DECISION, Kpi.__name__):
+                    found.setdefault(event.event_type, []).append(step)
         return {name: np.array(steps) for name, steps in found.items()}
 
     def description(self) -> dict[str, Any]:
@@ -382,11 +387,6 @@ class EpisodeView:
             start = max(start, 0)
             stop = min(stop, len(keys), start + N_STEPS_AT_ONCE)
             sums = _sums(self.rewards)
-            by_step: dict[int, list[str]] = {}
-            for event in self._events:
-                step = self._step_of_time(event.env_time)
-                if start <= step < stop:
-                    by_step.setdefault(step, []).append(_told(event))
             found = []
             for step in range(start, stop):
                 if keys[step] < 0:
@@ -409,7 +409,7 @@ class EpisodeView:
                         "action": action,
                         "reward": _finite(self.rewards[step]) if step < self.n_steps else None,
                         "total": _finite(sums[min(step, self.n_steps)]),
-                        "events": by_step.get(step, []),
+                        "events": [_told(event) for event in self._events_by_step.get(step, ())],
                     }
                 )
             return found
@@ -431,6 +431,26 @@ class EpisodeView:
                         row = int(np.searchsorted(rows.steps, step, side="right")) - 1
                         return None if row < 0 else _as_image(rows.value(column, row))
             raise OutputError(f"no image {name!r} was observed")
+
+
+def _check_counted(rows: Sequence[_StepKeyRows]) -> None:
+    """Refuse files that were made up: sub-steps count from 0, each once, and time goes with them.
+
+    Raises:
+        OutputError: If that is not so. The indices would be used as such.
+    """
+    seen = [one.steps for one in rows]
+    rewarded = [one.steps[: len(one.rewards)] for one in rows]
+    n = sum(map(len, seen))
+    if not (
+        all(
+            np.array_equal(np.sort(np.concatenate(steps)), np.arange(sum(map(len, steps))))
+            for steps in (seen, rewarded)
+        )
+        and all(((one.env_times >= 0) & (one.env_times <= n)).all() for one in rows)
+        and all((np.diff(one.steps) > 0).all() for one in rows)
+    ):
+        raise OutputError("the sub-steps of the recording are not counted one by one")
 
 
 # Numbers.

@@ -59,29 +59,19 @@ class Report:
         """Size of the file."""
         return len(self.html.encode())
 
+    def write(self, path: Path) -> None:
+        """Write it to a file, which is there as a whole or not at all.
 
-def export(
-    viewer: Viewer,
-    path: Path,
-    *,
-    episodes: Sequence[int] | None = None,
-    with_frames: bool = True,
-    max_bytes: int = 20 * 10**6,
-) -> Report:
-    """Write a report to a file; see ``make_report``.
-
-    Raises:
-        OutputError: If the file cannot be written.
-    """
-    report = make_report(viewer, episodes=episodes, with_frames=with_frames, max_bytes=max_bytes)
-    temporary = path.with_name(path.name + ".writing")
-    try:
-        temporary.write_text(report.html, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    return report
+        Raises:
+            OutputError: If that cannot be done.
+        """
+        temporary = path.with_name(path.name + ".writing")
+        try:
+            temporary.write_text(self.html, encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def make_report(

@@ -182,8 +182,7 @@ class Frames:
         assert process.stdout is not None
         for line in process.stdout:
             with self._changed:
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    self._note(json.loads(line))
+                self._note(json.loads(line))
                 self._n_messages += 1
                 self._changed.notify_all()
         code = process.wait()

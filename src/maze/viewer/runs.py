@@ -6,7 +6,6 @@ Everything is plain values for JSON. Nothing that the directory names is importe
 from __future__ import annotations
 
 import math
-import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from maze.core.errors import ConfigError, OutputError
+from maze.core.errors import OutputError
 from maze.core.ledger.check import current_path
 from maze.core.ledger.journal import EPISODES_FILE, EVENT_FOLDER, JOURNAL_FILE
 from maze.core.ledger.lock import is_locked
+from maze.core.rollout.rollout_runner import commands_for, names_of
 from maze.core.rollout.run_directory import RunDirectory
 from maze.core.sinks.ledger_sink import CONFIG_FILE
 from maze.core.statistics.summary import summarize
@@ -57,7 +57,7 @@ class ViewedRun:
         _check_is_run(self.path)
         self._lock = threading.RLock()
         self._episodes: OrderedDict[int, EpisodeView] = OrderedDict()
-        self._stamp: object = None
+        self._version = 0
         self._reload()
 
     @property
@@ -81,7 +81,7 @@ class ViewedRun:
         self._directory = RunDirectory(self.path)
         self._is_live = is_locked(self.path)
         self._episodes.clear()
-        self._version = getattr(self, "_version", 0) + 1
+        self._version = self._version + 1
 
     def _current_stamp(self) -> object:
         stamps: list[object] = []
@@ -126,15 +126,15 @@ class ViewedRun:
                 rows.append({"name": name, **numbers, "ci_half_width": half})
             n_requested = None if journal is None else journal.n_requested
             of_run = directory.statistics.get("run", {}) if not self._is_live else {}
-            trust = " --trust" if _needs_trust(config) else ""
-            path = shlex.quote(str(self.path))
+            commands = commands_for(self.path, config)
+            env, policy = names_of(config)
             n_missing = max((n_requested or 0) - len(table), 0)
             return {
                 "name": self.path.resolve().name,
                 "path": str(self.path),
                 "version": self._version,
-                "env": name_of(config.get("env")),
-                "policy": name_of(config.get("policy")),
+                "env": env,
+                "policy": policy,
                 "n_requested": n_requested,
                 "n_episodes": len(table),
                 "endings": {name: endings.count(name) for name in ENDINGS},
@@ -151,8 +151,8 @@ class ViewedRun:
                 "versions": {} if journal is None else journal.versions,
                 "seeding": _plain(config.get("seeding", {})),
                 "config": self._config_text(),
-                "replay_command": f"maze replay {path} --episode {{episode_index}} --pdb{trust}",
-                "resume_command": f"maze resume {path}{trust}" if n_missing else "",
+                "replay_command": commands.get("replay_command", ""),
+                "resume_command": commands.get("resume_command", "") if n_missing else "",
                 "timing": _plain(directory.statistics.get("timing", {})),
             }
 
@@ -200,13 +200,6 @@ class ViewedRun:
             return yaml.safe_dump(self._directory.config, sort_keys=False)[:_LARGEST_CONFIG_SHOWN]
 
 
-def name_of(config: Any) -> str:
-    """Return a short name of an environment or policy by its config."""
-    if isinstance(config, Mapping):
-        return str(config.get("name") or str(config.get("_target_", "")).rpartition(".")[2])
-    return "" if config is None else str(config)
-
-
 def finite_or_none(number: float) -> float | None:
     """Return a number that JSON knows."""
     return number if math.isfinite(number) else None
@@ -231,33 +224,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | None) else str(value)
 
 
-def _needs_trust(config: Mapping[str, Any]) -> bool:
-    from maze.core.rollout.trust import what_would_be_imported
-
-    try:
-        return bool(what_would_be_imported(config, ("runner", "env", "wrappers")))
-    except (ConfigError, TypeError, ValueError, AttributeError):
-        return True
-
-
 def _check_is_run(path: Path) -> None:
-    """Say what there is instead, if the directory holds no run."""
+    """Name the runs in a directory, if it is none itself."""
     if (path / JOURNAL_FILE).exists() or (path / EPISODES_FILE).exists():
         return
-    if not path.is_dir():
-        raise OutputError(f"{path} holds no run of Maze: there is no such directory")
-    if (path / "evaluations.csv").exists() or (path / "training_log.csv").exists():
-        raise OutputError(
-            f"{path} holds a training, and no recorded episodes. `maze plot {path}` draws its"
-            " curves; roll the policy out, and look at that run:"
-            f" maze-run policy=torch_policy input_dir={path}"
-        )
-    runs = sorted(p.parent for p in path.glob(f"*/{JOURNAL_FILE}"))
-    runs += sorted(p.parent for p in path.glob(f"*/*/{JOURNAL_FILE}"))
+    runs = [
+        p.parent for depth in ("*", "*/*") for p in sorted(path.glob(f"{depth}/{JOURNAL_FILE}"))
+    ]
     if runs:
         raise OutputError(
             f"{path} is no run, but holds {len(runs)}: name one or more, such as {runs[-1]}"
         )
-    raise OutputError(
-        f"{path} holds no run of Maze: expected {JOURNAL_FILE} or {EPISODES_FILE} in it"
-    )

@@ -157,7 +157,7 @@ def application(viewer: Viewer, port: int) -> Starlette:
         run.episode(episode)  # Says whether there is such.
         path = viewer.frames[number].get(episode, step)
         try:
-            return Response(path.read_bytes(), media_type="image/png", headers=_KEPT)
+            return Response(path.read_bytes(), media_type="image/png")
         except FileNotFoundError:
             raise FrameError("the frame was dropped from the cache") from None
 
@@ -176,7 +176,7 @@ def application(viewer: Viewer, port: int) -> Starlette:
         pixels = episode.image(_text(request, "name"), int(request.path_params["step"]))
         if pixels is None:
             return Response(status_code=404)
-        return Response(as_png(pixels), media_type="image/png", headers=_KEPT)
+        return Response(as_png(pixels), media_type="image/png")
 
     def get_comparison(request: Request) -> Response:
         (_, one), (_, other) = run_of(request, "one"), run_of(request, "other")
@@ -215,10 +215,6 @@ def application(viewer: Viewer, port: int) -> Starlette:
         middleware=[Middleware(_OnlyThisMachine, port=port)],
         exception_handlers={MazeError: tell_error, BadRequestError: _tell_bad_request},
     )
-
-
-_KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}
-"""A recorded step does not change."""
 
 
 class BadRequestError(Exception):
@@ -291,6 +287,8 @@ class _OnlyThisMachine:
             (b"referrer-policy", b"no-referrer"),
             (b"cross-origin-resource-policy", b"same-origin"),
             (b"cross-origin-opener-policy", b"same-origin"),
+            # Another run may be served at the same address next time.
+            (b"cache-control", b"no-store"),
         ]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -311,12 +309,7 @@ class _OnlyThisMachine:
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                present = {name for name, _ in message["headers"]}
-                extra = [*self._headers, (b"cache-control", b"no-store")]
-                message["headers"] = [
-                    *message["headers"],
-                    *((name, value) for name, value in extra if name not in present),
-                ]
+                message["headers"] = [*message["headers"], *self._headers]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

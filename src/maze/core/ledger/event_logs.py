@@ -49,7 +49,7 @@ class EventLogs:
             try:
                 lines = self._lines(name, episode_index, episode_id)
                 found.extend(_parsed(path.stem, lines))
-            except (DamagedError, ValueError, UnicodeDecodeError) as error:
+            except (DamagedError, ValueError) as error:
                 raise OutputError(
                     f"the events of episode {episode_index} in {path} are damaged: {error}"
                 ) from error

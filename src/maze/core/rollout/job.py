@@ -104,6 +104,7 @@ class EnvRecipe:
         if self._source is None:
             if self._snapshot is None:
                 raise self._cannot_copy()
+            # Ours: made of the object that the user gave, here or in the process above this one.
             return cloudpickle.loads(self._snapshot)
         source = self._source
         if isinstance(source, str):

@@ -208,7 +208,7 @@ class RolloutRunner(ABC):
                 # journal has everything, and what is made of it can be made later.
                 with contextlib.nullcontext() if interrupted else held_interrupts():
                     sinks.close()
-            env_name, policy_name = _names(config)
+            env_name, policy_name = names_of(config)
             result = RolloutResult(
                 statistics=statistics.summaries(),
                 endings=statistics.endings,
@@ -231,7 +231,7 @@ class RolloutRunner(ABC):
                 env_name=env_name,
                 policy_name=policy_name,
                 n_steps_before=statistics.n_steps_before,
-                **_commands(directory, config),
+                **commands_for(directory, config),
             )
             with contextlib.nullcontext() if interrupted else held_interrupts():
                 ledger.finish(result.to_json_dict())
@@ -346,7 +346,7 @@ class _Stopping:
         return _stopped(self.row, result)
 
 
-def _commands(directory: Path | None, config: Mapping[str, Any]) -> dict[str, str]:
+def commands_for(directory: Path | None, config: Mapping[str, Any]) -> dict[str, str]:
     """Return what to type for replaying an episode and for going on, if that is possible."""
     if directory is None or not can_be_rebuilt(config):
         return {}
@@ -522,7 +522,7 @@ def _plain_key(key: Any) -> str:
     return f"{module}.{name}" if module and name else " ".join(repr(key).split())
 
 
-def _names(config: Mapping[str, Any]) -> tuple[str, str]:
+def names_of(config: Mapping[str, Any]) -> tuple[str, str]:
     """Name environment and policy in a word each."""
     env, policy = config.get("env"), config.get("policy")
     if isinstance(env, Mapping):
