@@ -35,6 +35,7 @@ PAGES = [
 ]
 LINKING_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 PROGRAMS = {"maze-run": "maze.cli.maze_run", "maze": "maze.cli.maze"}
 """The commands that can be shown, and their modules."""
@@ -249,3 +250,17 @@ def test_links_lead_somewhere(page):
 def test_a_page_that_is_wrong_is_noticed(page, why, tmp_path):
     with pytest.raises(AssertionError):
         run_page(page, "page.md", tmp_path)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_from_the_first_cell_to_the_last(notebook, tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    cells = nbformat.read(notebook, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(cells, timeout=120, resources=resources).execute()
+    outputs = [output for cell in cells.cells for output in cell.get("outputs", ())]
+    shown = [output.get("data", {}) for output in outputs]
+    assert sum("<iframe" in data.get("text/html", "") for data in shown) == 2
+    assert sum("application/vnd.jupyter.widget-view+json" in data for data in shown) == 2
+    assert sum("image/png" in data for data in shown) == 1
+    assert not [output for output in outputs if output.get("name") == "stderr"]

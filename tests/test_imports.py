@@ -228,9 +228,13 @@ def test_big_libraries_are_imported_where_they_are_needed():
         for found in at_top
         if is_below(found.who, ("maze.train",)) or found.who.endswith(".models")
     ]
-    others = [found for found in at_top if found not in of_networks]
+    # It is imported where a widget is wanted.
+    of_widgets = [found for found in at_top if found.who == "maze.viewer.widgets"]
+    others = [found for found in at_top if found not in [*of_networks, *of_widgets]]
     assert offences(others, ("maze", "maze_envs"), ONLY_WHEN_NEEDED, ()) == []
     assert offences(of_networks, ("maze", "maze_envs"), ONLY_WHEN_NEEDED, ("torch",)) == []
+    for_widgets = ("pandas", "matplotlib")
+    assert offences(of_widgets, ("maze",), ONLY_WHEN_NEEDED, for_widgets) == []
 
 
 def test_environments_know_of_training_only_where_they_have_networks():

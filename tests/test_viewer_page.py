@@ -254,6 +254,23 @@ def test_episodes_follow_each_other_in_the_order_of_the_table(go, runs):
     expect(page.get_by_label("Filter")).to_be_visible()
 
 
+def test_in_a_notebook_the_page_goes_from_the_table_to_an_episode_and_back(page, runs, tmp_path):
+    shown = maze.view(runs[0], episodes=[4])._repr_html_()
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f'<!doctype html><meta charset="utf-8">{shown}', encoding="utf-8")
+    page.goto(notebook.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("link", name="4", exact=True).click()
+    expect(frame.get_by_role("heading", level=1)).to_contain_text("episode 4")
+    image = frame.locator(".picture img[data-step]").first
+    expect(image).to_have_attribute("data-step", "0")
+    page.keyboard.press("ArrowRight")
+    expect(image).to_have_attribute("data-step", "1")
+    frame.get_by_title("Back to the run (u)").click()
+    expect(frame.get_by_label("Filter")).to_be_visible()
+    assert page.url == notebook.as_uri()
+
+
 def test_sub_steps_and_actors_are_told_apart(go):
     page = go("run/3/episode/0?step=1")
     expect(page.get_by_role("img", name="Actors: place/0, select/0")).to_be_visible()

@@ -5,7 +5,7 @@ import { type RunSummary, source } from "./data";
 import { EpisodePage } from "./episode";
 import { useKeys } from "./hooks";
 import { Problem } from "./parts";
-import { comparePath, type Route, runPath, useRoute } from "./router";
+import { comparePath, go, runPath, type Route, useRoute } from "./router";
 import { RunPage, useRuns } from "./run";
 import "./style.css";
 
@@ -94,7 +94,7 @@ function Bar(props: { runs: RunSummary[]; route: Route; onHelp: () => void }) {
 function Choice(props: { runs: RunSummary[]; path: string[] }) {
   const [a, b] = [Number(props.path[1] ?? 0), Number(props.path[2] ?? 1)];
   const select = (value: number, label: string, change: (next: number) => string) => (
-    <select aria-label={label} value={value} onChange={(event) => (window.location.hash = change(Number(event.currentTarget.value)))}>
+    <select aria-label={label} value={value} onChange={(event) => go(change(Number(event.currentTarget.value)))}>
       {props.runs.map((run, index) => <option key={index} value={index}>{String.fromCharCode(65 + (index % 26))} {run.name}</option>)}
     </select>
   );

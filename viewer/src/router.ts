@@ -7,8 +7,23 @@ export interface Route {
   options: URLSearchParams;
 }
 
+/** Inside a notebook the page has no address of its own: then it is kept here. */
+const isEmbedded = window.location.protocol === "about:";
+let embeddedHash = "";
+
+if (isEmbedded) {
+  // A link to a fragment would lead to the notebook.
+  document.addEventListener("click", (event) => {
+    const link = (event.target as HTMLElement).closest?.("a[href^='#']");
+    if (!link) return;
+    event.preventDefault();
+    go(link.getAttribute("href")!.slice(1));
+  });
+}
+
 function current(): Route {
-  const [path = "", options = ""] = window.location.hash.replace(/^#\/?/, "").split("?");
+  const hash = isEmbedded ? embeddedHash : window.location.hash;
+  const [path = "", options = ""] = hash.replace(/^#\/?/, "").split("?");
   return { path: path.split("/").filter(Boolean), options: new URLSearchParams(options) };
 }
 
@@ -23,16 +38,18 @@ export function useRoute(): Route {
 }
 
 export function go(path: string): void {
-  window.location.hash = path;
+  if (!isEmbedded) {
+    window.location.hash = path;
+    return;
+  }
+  embeddedHash = `#${path}`;
+  window.dispatchEvent(new Event("hashchange"));
 }
 
 /** Change the address without a new entry in the history. */
 export function note(path: string): void {
-  try {
-    window.history.replaceState(null, "", `#${path}`);
-  } catch {
-    // Some places where reports are shown have no history.
-  }
+  if (isEmbedded) embeddedHash = `#${path}`;
+  else window.history.replaceState(null, "", `#${path}`);
 }
 
 export const runPath = (run: number) => `/run/${run}`;

@@ -7,6 +7,7 @@ frames of some. Its size is limited: of the frames, every second, third, ... is 
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -48,23 +49,40 @@ class ReportedEpisode:
 
 @dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """The page with runs in it. A notebook shows it; ``write`` makes a file of it."""
 
     html: str
     n_runs: int
     episodes: Sequence[ReportedEpisode]
+    height: int = 720
+    """Pixels that it has in a notebook."""
 
     @property
     def n_bytes(self) -> int:
         """Size of the file."""
         return len(self.html.encode())
 
-    def write(self, path: Path) -> None:
+    def __repr__(self) -> str:
+        runs = "a run" if self.n_runs == 1 else f"{self.n_runs} runs"
+        return (
+            f"<Report of {runs} with {len(self.episodes)} episodes to look at,"
+            f" {self.n_bytes / 1e6:.1f} MB; write(path) makes a file of it>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show it in a frame of its own, which can reach neither the notebook nor the network."""
+        return (
+            '<iframe sandbox="allow-scripts" title="Maze" style="width: 100%; border: 0;'
+            f' height: {self.height}px" srcdoc="{html.escape(self.html)}"></iframe>'
+        )
+
+    def write(self, path: str | Path) -> None:
         """Write it to a file, which is there as a whole or not at all.
 
         Raises:
             OutputError: If that cannot be done.
         """
+        path = Path(path)
         temporary = path.with_name(path.name + ".writing")
         try:
             temporary.write_text(self.html, encoding="utf-8")
