@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import signal
+import urllib.request
 
 import gymnasium as gym
 import numpy as np
@@ -173,6 +174,9 @@ def test_steps_hold_values_of_the_actor_whose_turn_it_was(structured):
     assert steps[-1]["reward"] is None
     assert set(steps[1]["observation"]) == {"observation.size", "observation.piece"}
     assert view.actors(0, 3, 100) == [[0, 1, "select/0"], [1, 2, "place/0"], [2, 3, "select/0"]]
+    # With fewer points than steps, there are no gaps: several share a stretch.
+    assert view.actors(0, 6, 4) == [[0, 6, ""]]
+    assert view.actors(1, 2, 4) == [[1, 2, "place/0"]]
 
 
 def test_events_stand_at_the_last_sub_step_of_their_time(structured):
@@ -497,8 +501,11 @@ def test_the_command_serves_until_it_is_interrupted(drawn):
     with started([*MAZE, "view", drawn, "--no-browser"], lambda _: True) as process:
         line = process.stdout.readline()
         assert re.match(r"http://127\.0\.0\.1:\d+/  \(Ctrl-C ends it\)", line)
+        with urllib.request.urlopen(f"{line.split()[0]}api/runs/0/episodes/0/frames/0") as answer:
+            assert answer.status == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
+        assert process.stderr.read() == ""
 
 
 def test_a_training_is_told_from_a_run(tmp_path, capsys):

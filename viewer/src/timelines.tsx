@@ -63,7 +63,7 @@ export function TimeLines(props: {
   const height = 2.4 * rem();
   const kinds = new Map(props.channels.map((channel) => [channel.name, channel]));
   const actors = overviews.length === 1 ? (overviews[0]?.actors ?? []) : [];
-  const several = new Set(actors.map(([, , actor]) => actor)).size > 1;
+  const several = actors.length > 1 || actors.some(([, , actor]) => !actor);
   return (
     <section class="panel" aria-label="Time lines">
       <div class="toolbar">
@@ -148,18 +148,20 @@ function Choices(props: { names: string[]; shown: string[]; onShow: (names: stri
 }
 
 function Actors(props: { stretches: [number, number, string][]; window: Window; width: number }) {
-  const names = [...new Set(props.stretches.map(([, , actor]) => actor))].sort();
+  // Where many steps share a pixel, several actors do.
+  const names = [...new Set(props.stretches.map(([, , actor]) => actor))].filter(Boolean).sort();
+  const isShared = props.stretches.some(([, , actor]) => !actor);
   const height = 0.8 * rem();
   return (
     <div class="timeline">
       <div class="caption">
         <span>actor (step key/agent)</span>
-        <span class="legend">{names.map((name, i) => <span key={name}><i class={`swatch of-${i % 6}`} />{name}</span>)}</span>
+        <span class="legend">{names.map((name, i) => <span key={name}><i class={`swatch of-${i % 6}`} />{name}</span>)}{isShared && <span><i class="swatch of-all" />several: zoom in</span>}</span>
       </div>
-      <svg width={props.width} height={height} role="img" aria-label={`Actors: ${names.join(", ")}`}>
+      <svg width={props.width} height={height} role="img" aria-label={`Actors: ${names.join(", ") || "several"}`}>
         {props.stretches.map(([from, to, actor]) => {
           const x = toX(from, props.window, props.width);
-          return <rect key={from} class={`actor of-${names.indexOf(actor) % 6}`} x={x} y={0} width={Math.max(0.5, toX(to, props.window, props.width) - x)} height={height} />;
+          return <rect key={from} class={`actor of-${actor ? names.indexOf(actor) % 6 : "all"}`} x={x} y={0} width={Math.max(0.5, toX(to, props.window, props.width) - x)} height={height} />;
         })}
       </svg>
     </div>

@@ -363,17 +363,26 @@ class EpisodeView:
             return found
 
     def actors(self, start: int, stop: int, n_points: int) -> list[list[Any]]:
-        """Return who acted: stretches of sub-steps as ``[start, stop, actor]``."""
+        """Return who acted: stretches of sub-steps as ``[start, stop, actor]``.
+
+        They are at most ``n_points``; an empty actor says that several acted in a stretch.
+        """
         with self._lock:
             keys, places = self._places
-            stop = min(stop, self.n_steps)
+            start, stop = max(start, 0), min(stop, self.n_steps)
+            width = max(1, math.ceil((stop - start) / n_points))
             stretches: list[list[Any]] = []
-            for step in range(max(start, 0), min(stop, start + n_points)):
-                actor = self._actor(int(keys[step]), int(places[step]))
+            for first in range(start, stop, width):
+                last = min(first + width, stop)
+                actor = self._actor(int(keys[first]), int(places[first]))
+                for step in range(first + 1, last):
+                    if self._actor(int(keys[step]), int(places[step])) != actor:
+                        actor = ""
+                        break
                 if stretches and stretches[-1][2] == actor:
-                    stretches[-1][1] = step + 1
+                    stretches[-1][1] = last
                 else:
-                    stretches.append([step, step + 1, actor])
+                    stretches.append([first, last, actor])
             return stretches
 
     def _actor(self, key: int, row: int) -> str:

@@ -358,10 +358,15 @@ class Server:
                 timeout_graceful_shutdown=1,
             )
         )
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
-        )
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._is_over.set()
 
     @property
     def url(self) -> str:
@@ -370,11 +375,12 @@ class Server:
 
     def wait(self) -> None:
         """Wait until it is closed, or the thread that waits is interrupted."""
-        while self._thread.is_alive():
-            self._thread.join(timeout=0.5)
+        # Not by joining the thread: in Python 3.11, one whose join was interrupted counts as ended.
+        while not self._is_over.wait(timeout=0.5):
+            pass
 
     def close(self) -> None:
         """Stop."""
         self._server.should_exit = True
-        self._thread.join(timeout=5)
+        self._is_over.wait(timeout=5)
         self._socket.close()
