@@ -498,7 +498,7 @@ def test_the_server_listens_to_this_machine_only(drawn):
 
 
 def test_the_command_serves_until_it_is_interrupted(drawn):
-    with started([*MAZE, "view", drawn, "--no-browser"], lambda _: True) as process:
+    with started([*MAZE, "view", drawn, "--no-browser", "--trust"], lambda _: True) as process:
         line = process.stdout.readline()
         assert re.match(r"http://127\.0\.0\.1:\d+/  \(Ctrl-C ends it\)", line)
         with urllib.request.urlopen(f"{line.split()[0]}api/runs/0/episodes/0/frames/0") as answer:
