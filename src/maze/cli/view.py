@@ -89,14 +89,19 @@ def run(arguments: argparse.Namespace) -> int:
         )
     with Viewer(arguments.directories, trust=arguments.trust) as viewer:
         if arguments.export is not None:
+            from rich.console import Console
+
             from maze.viewer.export import make_report
 
-            report = make_report(
-                viewer,
-                episodes=arguments.episodes,
-                with_frames=not arguments.no_frames,
-                max_bytes=arguments.max_mb * 10**6,
-            )
+            # Shown if standard error is a terminal.
+            with Console(stderr=True).status("reading") as status:
+                report = make_report(
+                    viewer,
+                    episodes=arguments.episodes,
+                    with_frames=not arguments.no_frames,
+                    max_bytes=arguments.max_mb * 10**6,
+                    tell=status.update,
+                )
             report.write(arguments.export)
             print_lines(_lines_of(report, arguments.export))
             return OK

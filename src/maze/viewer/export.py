@@ -98,6 +98,7 @@ def make_report(
     episodes: Sequence[int] | None = None,
     with_frames: bool = True,
     max_bytes: int = 20 * 10**6,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Put runs into one page.
 
@@ -108,6 +109,7 @@ def make_report(
             with the same environment seeds.
         with_frames: whether to draw their frames.
         max_bytes: of the page.
+        tell: called with what is being done, as it takes a while.
 
     Raises:
         OutputError: If there is no such episode.
@@ -127,6 +129,7 @@ def make_report(
     for number, index in chosen:
         run = viewer.runs[number]
         one = ReportedEpisode(data["runs"][number]["name"], index)
+        tell(f"reading episode {index}")
         view = run.episode(index)
         embedded = _embedded(view, one)
         data["episodes"][f"{number}/{index}"] = embedded
@@ -154,7 +157,7 @@ def make_report(
             f"without any frame, the report has {n_bytes / 1e6:.1f} MB, and at most"
             f" {max_bytes / 1e6:g} are allowed: choose fewer episodes, or allow more"
         )
-    _add_pictures(pictures, max_bytes - n_bytes)
+    _add_pictures(pictures, max_bytes - n_bytes, tell)
     for number, index in chosen:
         status = viewer.frame_status(number, index)
         data["episodes"][f"{number}/{index}"]["frame_status"] = status
@@ -279,7 +282,7 @@ def _images(view: EpisodeView, name: str) -> Callable[[int], NDArray[np.uint8] |
     return lambda step: view.image(name, step)
 
 
-def _add_pictures(pictures: Sequence[_Pictures], n_bytes: int) -> None:
+def _add_pictures(pictures: Sequence[_Pictures], n_bytes: int, tell: Callable[[str], None]) -> None:
     """Add pictures, as many as there is room for; each episode gets the same share.
 
     What one does not need is there for those after it, so the shortest come first.
@@ -287,6 +290,7 @@ def _add_pictures(pictures: Sequence[_Pictures], n_bytes: int) -> None:
     left = n_bytes
     for i, one in enumerate(sorted(pictures, key=lambda pictures: pictures.n)):
         share = left // (len(pictures) - i)
+        tell(f"drawing pictures of {one.n:,} steps ({i + 1} of {len(pictures)})")
         steps, urls, every = _encoded(one, share)
         left -= sum(map(len, urls)) + 16 * len(urls)
         if urls:
