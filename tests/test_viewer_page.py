@@ -16,6 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 expect = sync_api.expect
+CUTTING = "maze_envs.logistics.cutting_2d"
 
 
 def played(directory, env, n_episodes, policy=None, **options):
@@ -36,6 +37,23 @@ def runs(tmp_path_factory):
         played(folder / "right", "CartPole-v1", 30, policy=lambda observation: 1),
         played(folder / "failing", drawn, 6),
         hostile,
+        played(
+            folder / "cutting",
+            {
+                "_target_": f"{CUTTING}.env.cutting_2d_structured_masked",
+                "max_pieces_in_inventory": 10,
+                "raw_piece_size": [4, 3],
+                "static_demand": [[1, 2], [2, 2]],
+                "max_episode_steps": 20,
+            },
+            2,
+            policy={
+                "_target_": "maze.core.agent.flat_policies.FlatPolicies",
+                "policies": dict.fromkeys(
+                    (0, 1), {"_target_": f"{CUTTING}.greedy_policy.GreedyPolicy"}
+                ),
+            },
+        ),
     ]
 
 
@@ -279,6 +297,23 @@ def test_sub_steps_and_actors_are_told_apart(go):
     expect(values).to_contain_text("Placed(")
 
 
+def test_a_cutting_run_is_opened_from_its_key_figures_to_a_drawn_sub_step(go):
+    page = go("run/4")
+    expect(page.locator("table.statistics")).to_contain_text("kpi.raw piece usage per step")
+    page.get_by_role("link", name="1", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("episode 1")
+    expect(page.locator(".summary").first).to_contain_text("20 steps of 40 sub-steps")
+    expect(shown_frame(page)).to_have_attribute("data-step", "0")
+    page.keyboard.press("ArrowRight")
+    expect(shown_frame(page)).to_have_attribute("data-step", "1")
+    values = page.get_by_role("region", name="Values of the step")
+    expect(values).to_contain_text("time 0 · actor 1/0")
+    expect(values).to_contain_text("action.cut_rotation")
+    page.keyboard.press("End")
+    expect(shown_frame(page)).to_have_attribute("data-step", "40", timeout=20_000)
+    expect(page.get_by_text("digest", exact=False).first).to_be_visible(timeout=20_000)
+
+
 def test_nothing_from_a_run_is_taken_for_markup(go):
     page = go("run/3")
     expect(page.get_by_role("heading", level=1)).to_contain_text("<img src=x onerror=alert(1)>")
@@ -300,6 +335,8 @@ def test_two_runs_are_compared_and_a_pair_is_played_side_by_side(go, runs):
         f"{(b - a).mean():.2f}"
     )
     expect(page.get_by_text("30 pairs of episodes")).to_be_visible()
+    # Before that, its row is empty.
+    expect(page.get_by_role("link", name="2", exact=True)).to_be_visible()
     rows(page).nth(2).click()
     expect(page.get_by_role("status")).to_contain_text("first in the action")
     pictures = page.locator(".picture img[data-step]")
