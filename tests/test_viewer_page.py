@@ -49,9 +49,9 @@ def runs(tmp_path_factory):
             2,
             policy={
                 "_target_": "maze.core.agent.flat_policies.FlatPolicies",
-                "policies": dict.fromkeys(
-                    (0, 1), {"_target_": f"{CUTTING}.greedy_policy.GreedyPolicy"}
-                ),
+                "policies": {
+                    key: {"_target_": f"{CUTTING}.greedy_policy.GreedyPolicy"} for key in (0, 1)
+                },
             },
         ),
     ]
