@@ -84,6 +84,17 @@ class Frames:
         with self._changed:
             return self._status.get(episode, FrameStatus())
 
+    def verdict(self, episode: int, timeout: float) -> FrameStatus:
+        """Return what is known, if need be after some seconds: a replay tells at its very end."""
+
+        def is_known() -> bool:
+            status = self._status.get(episode, FrameStatus())
+            return bool(status.verdict or status.error or status.source == "video")
+
+        with self._changed:
+            self._changed.wait_for(is_known, timeout)
+            return self._status.get(episode, FrameStatus())
+
     def get(self, episode: int, step: int) -> Path:
         """Return the file of a frame, a PNG; waits until it is there.
 

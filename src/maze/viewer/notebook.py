@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -54,7 +55,7 @@ def view(
         report = make_report(
             viewer, episodes=episodes, with_frames=with_frames, max_bytes=int(max_mb * 10**6)
         )
-    return Report(report.html, report.n_runs, report.episodes, height)
+    return replace(report, height=height)
 
 
 def view_episode(run: Recorded, episode_index: int, *, trust: bool = False) -> EpisodeWidget:

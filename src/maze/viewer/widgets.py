@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,18 +55,11 @@ class EpisodeWidget(widgets.VBox):  # type: ignore[misc]
     def show(self, step: int) -> None:
         """Show a step."""
         try:
-            self.image.value = self._viewer.frames[0].get(self._index, step).read_bytes()
-            status = self._viewer.frame_status(0, self._index)
-            deadline = time.monotonic() + _PATIENCE
-            while (
-                step == self.slider.max and not status["verdict"] and status["source"] == "replay"
-            ):
-                # It comes right after the last frame.
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.01)
-                status = self._viewer.frame_status(0, self._index)
-            told = status["verdict"] or f"Frames from: {status['source']}."
+            frames = self._viewer.frames[0]
+            self.image.value = frames.get(self._index, step).read_bytes()
+            is_last = step == self.slider.max
+            status = frames.verdict(self._index, timeout=_PATIENCE if is_last else 0.0)
+            told = status.verdict or f"Frames from: {status.source}."
         except (FrameError, FileNotFoundError) as error:
             self.image.value = b""
             told = f"No frame: {error}"
