@@ -158,14 +158,16 @@ function Compared(props: Both & { comparison: Comparison }) {
       </section>
       <section class="panel" aria-label="Pairs">
         <h2>Pairs</h2>
-        <Table
-          label="Pairs" columns={tableColumns} n={n} sort={sort} onSort={setSort}
-          onOpen={(row) => {
-            const pair = order[row]!;
-            const [x, y] = [value(0, "episode_index", pair) as number, value(1, "episode_index", pair) as number];
-            if (isOpen(a, b, x, y)) go(pairPath(a, b, x, y));
-          }}
-        />
+        {columns[0] && columns[1] && (  // Before that, a click on a row would lead nowhere.
+          <Table
+            label="Pairs" columns={tableColumns} n={n} sort={sort} onSort={setSort}
+            onOpen={(row) => {
+              const pair = order[row]!;
+              const [x, y] = [value(0, "episode_index", pair) as number, value(1, "episode_index", pair) as number];
+              if (isOpen(a, b, x, y)) go(pairPath(a, b, x, y));
+            }}
+          />
+        )}
       </section>
     </>
   );
