@@ -134,7 +134,10 @@ VALUES = (
 PARTS = ("maze.core.wrappers", "maze.core.agent", "maze.core.sinks", "maze.core.env")
 """What a rollout is made of; ``maze.core.env`` holds ``maze_env``."""
 
-ABOVE_CORE = ("maze.api", "maze.cli", "maze.conf", "maze.train", "maze.viewer", "maze_envs")
+ABOVE_CORE = (
+    *("maze.api", "maze.cli", "maze.conf", "maze.datasets", "maze.deployment"),
+    *("maze.train", "maze.viewer", "maze_envs"),
+)
 HYDRA = ("hydra", "omegaconf")
 
 Packages: TypeAlias = tuple[str, ...]
@@ -142,6 +145,11 @@ Packages: TypeAlias = tuple[str, ...]
 FORBIDDEN: list[tuple[Packages, Packages, Packages]] = [
     # who | imports nothing of | of that, these are allowed all the same
     (("maze.core",), (*ABOVE_CORE, *HYDRA, "torch", "ray"), ()),
+    (
+        ("maze.datasets",),
+        ("maze.api", "maze.cli", "maze.conf", "maze.train", "maze.viewer", *HYDRA, "torch"),
+        (),
+    ),
     (("maze.train",), ("maze.api", "maze.cli", "maze.conf", "maze.viewer", *HYDRA), ()),
     (("maze.viewer",), ("maze.api", "maze.cli", "maze.conf", "maze.train", *HYDRA), ()),
     (("maze.api",), ("maze.cli", "maze.conf", "maze.train", "maze.viewer", *HYDRA), ()),

@@ -40,6 +40,7 @@ def train(plain: dict[str, Any], directory: Path, command: str) -> TrainingResul
                 f"the config has no '{group}'. Add it to the defaults list of the root config, or"
                 f" choose one with +{group}=..."
             )
+    _resolve_recordings(plain)
     setup = RunSetup.from_config(plain)
     seeding = setup.seeding().resolved()
     for name in ("env_base_seed", "agent_base_seed"):
@@ -80,6 +81,16 @@ def resume_training(
 def exit_code_of(result: TrainingResult) -> int:
     """Return the exit code for a training that came to its end or was interrupted."""
     return INTERRUPTED if result.interrupted else OK
+
+
+def _resolve_recordings(plain: Mapping[str, Any]) -> None:
+    """Make paths of recordings absolute: a training may go on in another working directory."""
+    dataset = plain["runner"].get("dataset") if isinstance(plain["runner"], Mapping) else None
+    given = dataset.get("dir_or_file") if isinstance(dataset, dict) else None
+    if isinstance(dataset, dict) and given:
+        several = [given] if isinstance(given, str) else list(given)
+        paths = [str(Path(path).absolute()) for path in several]
+        dataset["dir_or_file"] = paths[0] if isinstance(given, str) else paths
 
 
 def _run(

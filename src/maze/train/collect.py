@@ -24,12 +24,16 @@ from maze.core.seeding import SEED_BITS
 from maze.core.wrappers.wrapper import StepResult, Wrapper
 from maze.train.models.model import env_actions
 from maze.train.observations import Arrays
+from maze.train.teacher import TeacherWrapper, teacher_in
 from maze.train.torch_policy import Noise, TorchPolicy
 
 Credit: TypeAlias = Literal["auto", "joint", "agents"]
 """Whose decisions make a chain. ``joint``: all of them, and each is followed by the next one,
 whoever makes it. ``agents``: those of each agent, with rewards of its own. ``auto``: ``agents``
 where a step key has several agents."""
+
+TeacherRole: TypeAlias = Literal["labels", "plays"]
+"""What a teacher does beside the policy: says what it would do, or also does it."""
 
 GOES_ON, TERMINATED, CUT = range(3)
 """What follows a decision: the next one of its chain, nothing, or nothing that is known."""
@@ -45,6 +49,10 @@ class Rows:
     """By entry, shape (n, ...)."""
     codes: Mapping[str, NDArray[Any]]
     """By head of the action, shape (n, n_code); zeros where nothing was decided."""
+    labels: Mapping[str, NDArray[Any]] | None = None
+    """The codes of what a teacher would have done, if there was one."""
+    is_labelled: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """Whether there is a label; shape (n,), if there was a teacher."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,7 @@ class _CollectingLane:
         self.turns: Generator[Observation | None, Action, Episode | None]
         self.tap: _StepTap
         self.is_flat = True
+        self.teacher: TeacherWrapper | None = None
         self.n_collected = 0
         self.chains: dict[Any, list[list[Any]]] = {}
         """By actor, or by ``None`` for all: entries of chains, see ``_Entry``."""
@@ -136,8 +145,15 @@ class _CollectingLane:
 
     def _open(self, build_env: Callable[[], StructuredEnv]) -> StructuredEnv:
         self.tap = _StepTap(build_env())
+        self.teacher = None
         self.is_flat = self.tap.is_flat
         return self.tap
+
+    def label(self) -> Action:
+        """Return what the teacher would do now."""
+        if self.teacher is None:
+            self.teacher = teacher_in(self.tap)
+        return self.teacher.teacher_action()
 
     def spec(self) -> EpisodeSpec:
         """Return the next episode. Its seeds depend on the lane and its number there alone."""
@@ -210,8 +226,12 @@ class Collector:
                     )
             lane.state = LaneState(state.n_begun, list(state.networks), list(state.codes))
 
-    def collect(self, n_steps: int) -> Segment:
+    def collect(self, n_steps: int, teacher: TeacherRole | None = None) -> Segment:
         """Play so many structured steps in each lane, across ends of episodes.
+
+        Args:
+            n_steps: in each lane.
+            teacher: what the teacher does that is in the environments; ``None``: nothing.
 
         Raises:
             RunStoppedError: If more episodes fail than may.
@@ -235,7 +255,16 @@ class Collector:
             )
             for decision in decisions:
                 number = self._numbers[decision.network]
-                row = buffers.add(decision.network, decision.observations, decision.codes)
+                labels = None
+                if teacher is not None:
+                    labels = self._labels(decision.network, [active[i] for i in decision.who])
+                    if teacher == "plays":
+                        decision = decision._replace(codes=labels)
+                        network = self.policy.model.networks[decision.network]
+                        taken = env_actions(network, labels)
+                        for i, who in enumerate(decision.who):
+                            actions[who] = taken[i]
+                row = buffers.add(decision.network, decision.observations, decision.codes, labels)
                 for i, who in enumerate(decision.who):
                     lane = active[who]
                     entry = [number, row + i, 0.0, lane.time, GOES_ON, number, row + i]
@@ -253,6 +282,16 @@ class Collector:
                 active = [lane for lane in active if lane.n_collected < n_steps]
         self._cut(by_agent, buffers)
         return self._segment(buffers, n_steps * len(lanes))
+
+    def _labels(self, name: str, lanes: Sequence[_CollectingLane]) -> dict[str, NDArray[Any]]:
+        """Return the codes of what the teacher would do, by head."""
+        actions = [lane.label() for lane in lanes]
+        return {
+            head.name: head.distribution.from_env(
+                np.array([action[head.name] for action in actions])
+            )
+            for head in self.policy.model.networks[name].heads
+        }
 
     def _by_agent(self) -> bool:
         if self._credit != "auto":
@@ -416,11 +455,23 @@ class _Buffers:
     def __init__(self, names: Sequence[str]) -> None:
         self._observations: dict[str, list[Arrays]] = {name: [] for name in names}
         self._codes: dict[str, list[Mapping[str, NDArray[Any]]]] = {name: [] for name in names}
+        self._labels: dict[str, list[Mapping[str, NDArray[Any]]]] = {name: [] for name in names}
+        self._is_labelled: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in names}
         self._n = dict.fromkeys(names, 0)
 
-    def add(self, name: str, observations: Arrays, codes: Mapping[str, NDArray[Any]]) -> int:
+    def add(
+        self,
+        name: str,
+        observations: Arrays,
+        codes: Mapping[str, NDArray[Any]],
+        labels: Mapping[str, NDArray[Any]] | None = None,
+    ) -> int:
         """Add rows; return the number of the first."""
         row = self._n[name]
+        if labels is not None or self._labels[name]:
+            self._labels[name].append(codes if labels is None else labels)
+            n = len(next(iter(codes.values())))
+            self._is_labelled[name].append(np.full(n, labels is not None))
         self._observations[name].append(observations)
         self._codes[name].append(codes)
         self._n[name] += len(next(iter(codes.values())))
@@ -428,7 +479,12 @@ class _Buffers:
 
     def rows(self) -> dict[str, Rows]:
         return {
-            name: Rows(_joined(self._observations[name]), _joined(self._codes[name]))
+            name: Rows(
+                _joined(self._observations[name]),
+                _joined(self._codes[name]),
+                _joined(self._labels[name]) if self._labels[name] else None,
+                np.concatenate([np.zeros(0, np.bool_), *self._is_labelled[name]]),
+            )
             for name, n in self._n.items()
             if n
         }
@@ -460,6 +516,10 @@ def join_segments(segments: Sequence[Segment]) -> Segment:
             name: Rows(
                 _joined([part.observations for part in of_name]),
                 _joined([part.codes for part in of_name]),
+                _joined([part.labels for part in of_name if part.labels is not None])
+                if all(part.labels is not None for part in of_name)
+                else None,
+                np.concatenate([part.is_labelled for part in of_name]),
             )
             for name, of_name in parts.items()
         },

@@ -109,6 +109,22 @@ class Distribution(ABC):
         """Return both, for distributions that compute some of it only once."""
         return self.log_prob(logits, codes), self.entropy(logits)
 
+    def squared_error(self, logits: Tensor, codes: Tensor) -> Tensor:
+        """Return the squared distance of the most likely action from another one.
+
+        Args:
+            logits: shape (n, n_logits).
+            codes: shape (n, n_code).
+
+        Returns:
+            Shape (n,), summed over the numbers of an action, in units of half its range where it
+            has bounds that the distribution knows.
+
+        Raises:
+            ConfigError: If the actions are not continuous.
+        """
+        raise ConfigError(f"{type(self).__name__} knows no distance between actions")
+
     def rsample(self, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions through which gradients pass, and their log-probabilities.
 
@@ -335,6 +351,9 @@ class _Gaussian(_BoxDistribution):
     def mode(self, logits: Floats) -> NDArray[Any]:
         return logits[:, : self.n_code]
 
+    def squared_error(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return (logits[:, : self.n_code] - codes).square().sum(1)
+
     def _split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = logits.split(self.n_code, 1)
         return mean, log_std.clamp(self._LOW, self._HIGH)
@@ -396,6 +415,10 @@ class SquashedGaussian(_Gaussian):
         mean, log_std = self._split(logits)
         return (log_std + 0.5 * (1 + _LOG_2PI) + self._log_slope(mean)).sum(1)
 
+    def squared_error(self, logits: Tensor, codes: Tensor) -> Tensor:
+        mean = logits[:, : self.n_code]
+        return (torch.tanh(mean) - torch.tanh(codes)).square().sum(1)
+
     def rsample(self, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self._split(logits)
         normal = math.sqrt(2) * torch.erfinv(2 * noise[:, : self.n_code] - 1)
@@ -456,6 +479,12 @@ class Beta(_BoxDistribution):
     def entropy(self, logits: Tensor) -> Tensor:
         stretch = torch.as_tensor(np.log(2 * self._scale), device=logits.device)
         return (self._torch(logits).entropy() + stretch).sum(1)
+
+    def squared_error(self, logits: Tensor, codes: Tensor) -> Tensor:
+        beta = self._torch(logits)
+        alpha, other = beta.concentration1, beta.concentration0
+        # Of the mean, which has a gradient everywhere; the mode has none where both are 1.
+        return (2 * (alpha / (alpha + other) - codes)).square().sum(1)
 
     def _torch(self, logits: Tensor) -> torch.distributions.Beta:
         alpha, beta = (1 + functional.softplus(logits)).split(self.n_code, 1)

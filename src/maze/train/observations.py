@@ -63,6 +63,13 @@ class ObservationEncoder:
             for entry in self._entries
         }
 
+    def arrays(self, columns: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Return recorded columns of the same names in the form of ``stack``."""
+        return {
+            entry.name: np.ascontiguousarray(columns[entry.name], entry.dtype)
+            for entry in self._entries
+        }
+
     def tensors(self, arrays: Mapping[str, NDArray[Any]], device: str = "cpu") -> Tensors:
         """Return arrays as what networks take."""
         return {

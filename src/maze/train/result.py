@@ -102,11 +102,19 @@ class Reporter:
     Args:
         n_steps: of the whole training.
         show: whether to print at all.
+        metrics: of the algorithm, printed as far as there are such.
         file: where to; ``None``: standard output of the moment.
     """
 
-    def __init__(self, n_steps: int, show: bool, file: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        n_steps: int,
+        show: bool,
+        metrics: Sequence[str] = (),
+        file: TextIO | None = None,
+    ) -> None:
         self._n_steps, self._show, self._file = n_steps, show, file
+        self._metrics = metrics
         self._has_header = False
 
     def row(
@@ -117,18 +125,23 @@ class Reporter:
         steps_per_second: float,
     ) -> None:
         """Print where the training is."""
+        metrics = [name for name in self._metrics if name in row] or ["return_mean"]
+        titles = ["return" if name == "return_mean" else _title(name) for name in metrics]
         if not self._has_header:
-            self._print(
-                f"{'steps':>11}  {'return':>9}  {'evaluation':>20}  {'steps/s':>8}  {'left':>8}"
-            )
+            named = "".join(f"  {title:>{max(9, len(title))}}" for title in titles)
+            self._print(f"{'steps':>11}{named}  {'evaluation':>20}  {'steps/s':>8}  {'left':>8}")
             self._has_header = True
         n_steps = int(row["n_steps"])
         shown = (
             "" if evaluation is None else _mean(evaluation.returns) + (" *" if is_best else "  ")
         )
         left = (self._n_steps - n_steps) / steps_per_second if steps_per_second else 0.0
+        numbers = "".join(
+            f"  {_number(row[name]):>{max(9, len(title))}}"
+            for name, title in zip(metrics, titles, strict=True)
+        )
         self._print(
-            f"{n_steps:>11,}  {_number(row['return_mean']):>9}  {shown:>20}"
+            f"{n_steps:>11,}{numbers}  {shown:>20}"
             f"  {steps_per_second:>8,.0f}  {_duration(max(left, 0)):>8}"
         )
 
@@ -139,6 +152,10 @@ class Reporter:
     def _print(self, text: str) -> None:
         if self._show:
             print(text, file=self._file or sys.stdout, flush=True)
+
+
+def _title(name: str) -> str:
+    return name.replace("validation_", "valid. ").replace("_", " ")
 
 
 def _mean(returns: Summary) -> str:

@@ -88,19 +88,26 @@ class EnvSpecs:
             ]
         }
 
-    def check_fits(self, env: EnvSpecs) -> None:
+    def check_fits(
+        self,
+        env: EnvSpecs,
+        what: str = "the policy was trained for another environment",
+        advice: str = "Use the environment and wrappers of the training (without env=... and"
+        " wrappers=... they are taken from input_dir)",
+    ) -> None:
         """Refuse an environment that is another one than this was made for.
+
+        Args:
+            env: its specs.
+            what: does not fit.
+            advice: what to do.
 
         Raises:
             ConfigError: If step keys or spaces differ; it names the first difference.
         """
         difference = self._difference(env)
         if difference:
-            raise ConfigError(
-                f"the policy was trained for another environment: {difference}. Use the"
-                " environment and wrappers of the training (without env=... and wrappers=... they"
-                " are taken from input_dir)."
-            )
+            raise ConfigError(f"{what}: {difference}. {advice}.")
 
     def _difference(self, env: EnvSpecs) -> str:
         if list(self.observation_spaces) != list(env.observation_spaces):

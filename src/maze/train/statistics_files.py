@@ -6,6 +6,7 @@ built afterwards: for training, for evaluation, and for rolling out what was lea
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ def save_statistics(env: StructuredEnv, directory: Path) -> list[Path]:
 def statistics_file(directory: Path, index: int) -> Path:
     """Return where the statistics of a normalisation are, the innermost being number 0."""
     return directory / f"observation_statistics{f'_{index}' if index else ''}.npz"
+
+
+def copy_statistics(source: Path, directory: Path) -> None:
+    """Copy what ``save_statistics`` has saved for an earlier training, if there is any."""
+    index = 0
+    while (path := statistics_file(source, index)).exists():
+        shutil.copyfile(path, statistics_file(directory, index))
+        index += 1
 
 
 def with_statistics(wrappers: Any, directory: Path) -> Any:

@@ -42,23 +42,33 @@ from maze.train.checkpoint import (
     save_tensors,
     write_whole,
 )
+from maze.train.datasets import DatasetOptions, open_dataset
 from maze.train.log import EVALUATIONS, TrainingLog, read_rows
 from maze.train.models.build import ModelSource, build_model
 from maze.train.models.model import Model
 from maze.train.options import TrainingOptions
 from maze.train.result import RESULT_FILE, Evaluation, Reporter, TrainingResult
 from maze.train.specs import EnvSpecs
-from maze.train.statistics_files import save_statistics, with_statistics
+from maze.train.statistics_files import copy_statistics, save_statistics, with_statistics
 from maze.train.torch_policy import check_device, load_weights
 from maze.train.trainers.a2c import A2C
 from maze.train.trainers.algorithm import Algorithm
+from maze.train.trainers.bc import BC
+from maze.train.trainers.dagger import DAgger
 from maze.train.trainers.es import ES
 from maze.train.trainers.ppo import PPO
 from maze.train.trainers.sac import SAC
 from maze.train.worker import EngineSetup
 from maze.train.workers import OwnProcess, SeveralProcesses, Workers
 
-ALGORITHMS: Mapping[str, type[Algorithm]] = {"ppo": PPO, "a2c": A2C, "es": ES, "sac": SAC}
+ALGORITHMS: Mapping[str, type[Algorithm]] = {
+    "ppo": PPO,
+    "a2c": A2C,
+    "es": ES,
+    "sac": SAC,
+    "bc": BC,
+    "dagger": DAgger,
+}
 
 
 class TrainingRunner:
@@ -67,9 +77,16 @@ class TrainingRunner:
     Args:
         n_processes: processes that play. ``None``: this one does.
         show_progress: whether a line is printed for each row of the log.
+        dataset: options of ``DatasetOptions``: the recordings that are learnt from, if the
+            algorithm does that.
     """
 
-    def __init__(self, n_processes: int | None = None, show_progress: bool = True) -> None:
+    def __init__(
+        self,
+        n_processes: int | None = None,
+        show_progress: bool = True,
+        dataset: Mapping[str, Any] | DatasetOptions | None = None,
+    ) -> None:
         if n_processes is not None and (
             isinstance(n_processes, bool) or not isinstance(n_processes, int) or n_processes < 1
         ):
@@ -78,6 +95,10 @@ class TrainingRunner:
                 f" {n_processes!r}"
             )
         self.n_processes, self.show_progress = n_processes, show_progress
+        if not isinstance(dataset, DatasetOptions):
+            dataset = call(DatasetOptions, dataset or {}, where="runner.dataset")
+        assert isinstance(dataset, DatasetOptions)
+        self.dataset = dataset
 
     def run_with(
         self,
@@ -98,7 +119,7 @@ class TrainingRunner:
 
         Args:
             env: a Gymnasium id, a config, an environment, or a function that makes one.
-            algorithm: ``ppo``, ``a2c``, ``es``, ``sac``, a config, or an algorithm.
+            algorithm: ``ppo``, ``a2c``, ``es``, ``sac``, ``bc``, a config, or an algorithm.
             model: a config of a model, a model, or ``None`` for two dense layers of 64.
             wrappers: dotted path or class to arguments, the first being the innermost.
             options: of the training, or a mapping of some of them.
@@ -164,7 +185,7 @@ class _Training:
         self._runner, self._algorithm, self._options = runner, algorithm, options
         self._env, self._wrappers, self._model_source = env, wrappers, model
         self._seeding, self._directory, self._config = seeding, directory, config
-        self._reporter = Reporter(options.n_steps, runner.show_progress)
+        self._reporter = Reporter(options.n_steps, runner.show_progress, algorithm.shown)
         self._workers: Workers | None = None
         self._log: TrainingLog | None = None
         self._evaluations: list[Evaluation] = []
@@ -175,6 +196,7 @@ class _Training:
         self._pending = _Pending()
         self._n_failed = 0
         self._stopped_because = ""
+        self._best_validation = math.inf
 
     def prepare(self, input_dir: Path | None, resume: bool) -> None:
         """Make model and workers, and take up what was before."""
@@ -186,12 +208,14 @@ class _Training:
             # It was killed before the first one: then it begins again.
             for name in (WEIGHTS_FILE, LAST_WEIGHTS_FILE, EVALUATIONS):
                 (directory / name).unlink(missing_ok=True)
-        recipe = EnvRecipe(self._env, with_statistics(self._wrappers, directory))
-        first = recipe.build()
+        _check_dataset(self._algorithm, self._runner.dataset)
+        if input_dir is not None and not resume:
+            copy_statistics(input_dir, directory)  # What the weights were learnt with.
+        first = EnvRecipe(self._env, with_statistics(self._wrappers, directory)).build()
         try:
             specs = EnvSpecs.of(first)
-            if not resume and save_statistics(first, directory):
-                recipe = EnvRecipe(self._env, with_statistics(self._wrappers, directory))
+            if not resume:
+                save_statistics(first, directory)
         finally:
             first.close()
         self._model = build_model(self._model_source, specs, seeding.agent_base_seed)
@@ -204,9 +228,21 @@ class _Training:
             self._model.load_state_dict(dict(checkpoint.weights))
         self._model.to(options.device)
         self._rng = np.random.Generator(np.random.PCG64(seeding.agent_base_seed))
+        if self._algorithm.uses_dataset:
+            recordings = open_dataset(
+                self._runner.dataset,
+                self._env,
+                self._wrappers,
+                with_statistics(self._wrappers, directory),
+                specs,
+                directory,
+            )
+            self._reporter.say(f"learns from {recordings.n_episodes:,} recorded episodes")
+            self._algorithm.take_dataset(recordings)
         self._algorithm.start(self._model, self._rng, options.device, options.n_steps)
+        around = self._algorithm.lane_wrappers(with_statistics(self._wrappers, directory))
         setup = EngineSetup(
-            recipe=recipe,
+            recipe=EnvRecipe(self._env, around),
             model=self._model,
             lanes=range(self._algorithm.n_lanes),
             seed=(seeding.env_base_seed << 64) + seeding.agent_base_seed,
@@ -251,18 +287,22 @@ class _Training:
                 if self._plan and (self._n_steps >= self._next_evaluation or is_last):
                     evaluation = self._evaluate()
                 is_due = evaluation is not None or is_last
+                is_due = is_due or (not self._plan and self._n_steps >= self._next_evaluation)
+                validation = self._validate() if is_due else {}
                 if is_due or self._pending.n_steps >= options.log_every_steps:
                     row = {
                         "update": self._n_updates,
                         "n_steps": self._n_steps,
                         **self._pending.row(),
+                        **dict.fromkeys(self._algorithm.validation_names, math.nan),
+                        **validation,
                         "steps_per_second": round(speed, 1),
                     }
                     self._log.add(row)
                     if is_due or not self._plan:
                         self._reporter.row(row, evaluation, evaluation is self._best, speed)
                     self._pending = _Pending()
-                if is_due or (not self._plan and self._n_steps >= self._next_evaluation):
+                if is_due:
                     self._next_evaluation = (
                         self._n_steps // options.eval_every_steps + 1
                     ) * options.eval_every_steps
@@ -331,6 +371,16 @@ class _Training:
             )
         return evaluation
 
+    def _validate(self) -> Mapping[str, float]:
+        """Look at what is not learnt from. Without evaluations, it decides which weights count."""
+        validation = self._algorithm.validate()
+        loss = validation.get("validation_loss", math.inf)
+        if loss < self._best_validation:
+            self._best_validation = loss
+            if not self._plan:
+                save_tensors(self._model.state_dict(), self._directory / WEIGHTS_FILE)
+        return validation
+
     def _save(self) -> None:
         assert self._workers is not None
         numbers = {
@@ -339,6 +389,7 @@ class _Training:
             "next_evaluation": self._next_evaluation,
             "n_since_best": self._n_since_best,
             "n_failed": self._n_failed,
+            "best_validation": None if math.isinf(self._best_validation) else self._best_validation,
             "rng": self._rng.bit_generator.state,
             "pending": self._pending.to_json(),
             "evaluations": [
@@ -361,6 +412,8 @@ class _Training:
         self._next_evaluation = int(numbers["next_evaluation"])
         self._n_since_best = int(numbers["n_since_best"])
         self._n_failed = int(numbers["n_failed"])
+        if numbers.get("best_validation") is not None:
+            self._best_validation = float(numbers["best_validation"])
         self._rng.bit_generator.state = numbers["rng"]
         self._pending = _Pending.from_json(numbers["pending"])
         self._algorithm.restore(checkpoint.algorithm)
@@ -389,7 +442,7 @@ class _Training:
         directory = self._directory
         weights = self._model.state_dict()
         save_tensors(weights, directory / LAST_WEIGHTS_FILE)
-        if self._best is None:
+        if self._best is None and math.isinf(self._best_validation):
             save_tensors(weights, directory / WEIGHTS_FILE)
         import json
 
@@ -475,6 +528,15 @@ def load_first_weights(model: Model, path: Path) -> None:
     load_weights(model, path, policies_only=not has_critics)
 
 
+def _check_dataset(algorithm: Algorithm, dataset: DatasetOptions) -> None:
+    if dataset.dir_or_file and not algorithm.uses_dataset:
+        raise ConfigError(
+            f"{type(algorithm).__name__} learns from what it plays, and not from recordings"
+            " (runner.dataset.dir_or_file): algorithm=bc learns from them, and a training with"
+            " another algorithm can go on from what it has learnt, with input_dir=..."
+        )
+
+
 def _check_critics(model: Model, algorithm: Algorithm, seed: int) -> None:
     name = type(algorithm).__name__
     if algorithm.uses_critic and not len(model.critics):
@@ -513,7 +575,11 @@ def _describe(
     """Describe a training that was set up in Python in the form of a config."""
     kind = type(algorithm)
     return {
-        "runner": {TARGET: f"{__name__}.TrainingRunner", "n_processes": runner.n_processes},
+        "runner": {
+            TARGET: f"{__name__}.TrainingRunner",
+            "n_processes": runner.n_processes,
+            "dataset": as_plain(vars(runner.dataset)),
+        },
         "env": as_plain(env),
         "wrappers": as_plain(wrappers or {}),
         "model": as_plain(model or {}),

@@ -22,7 +22,7 @@ from maze.core.errors import MazeError
 from maze.core.rollout.job import EnvRecipe
 from maze.core.rollout.play import Lane, PlayOptions, drive
 from maze.core.rollout.processes import become_a_worker
-from maze.train.collect import Collector, Credit, LaneState, Segment
+from maze.train.collect import Collector, Credit, LaneState, Segment, TeacherRole
 from maze.train.models.model import Model
 from maze.train.torch_policy import TorchPolicy
 
@@ -99,10 +99,10 @@ class Engine:
         )
         self._eval_lanes: list[Lane] = []
 
-    def collect(self, n_steps: int) -> Segment:
+    def collect(self, n_steps: int, teacher: TeacherRole | None = None) -> Segment:
         """Play so many structured steps in each lane, see ``Collector``."""
         self._setup.model.eval()
-        return self._collector.collect(n_steps)
+        return self._collector.collect(n_steps, teacher)
 
     def states(self) -> list[LaneState]:
         """Return where the lanes are."""

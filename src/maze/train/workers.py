@@ -18,7 +18,7 @@ from typing import Any
 from maze.core.episode import EpisodeSpec
 from maze.core.errors import RunStoppedError
 from maze.core.rollout.processes import cause_of_death, process_context, starting_a_process
-from maze.train.collect import LaneState, Segment, join_segments
+from maze.train.collect import LaneState, Segment, TeacherRole, join_segments
 from maze.train.worker import (
     Answer,
     Engine,
@@ -40,8 +40,13 @@ class Workers(ABC):
     """Of the trainer's model."""
 
     @abstractmethod
-    def collect(self, n_steps: int) -> Segment:
-        """Play so many structured steps in each lane."""
+    def collect(self, n_steps: int, teacher: TeacherRole | None = None) -> Segment:
+        """Play so many structured steps in each lane.
+
+        Args:
+            n_steps: in each lane.
+            teacher: what a teacher does beside the policy, see ``TeacherWrapper``.
+        """
 
     @abstractmethod
     def evaluate(self, specs: Sequence[EpisodeSpec], deterministic: bool) -> list[Evaluated]:
@@ -71,9 +76,9 @@ class OwnProcess(Workers):
         self._engine = Engine(setup)
         self.weights = Weights(setup.model)
 
-    def collect(self, n_steps: int) -> Segment:
+    def collect(self, n_steps: int, teacher: TeacherRole | None = None) -> Segment:
         """Play so many structured steps in each lane."""
-        return self._engine.collect(n_steps)
+        return self._engine.collect(n_steps, teacher)
 
     def evaluate(self, specs: Sequence[EpisodeSpec], deterministic: bool) -> list[Evaluated]:
         """Play episodes."""
@@ -134,10 +139,10 @@ class SeveralProcesses(Workers):
             self.close()
             raise
 
-    def collect(self, n_steps: int) -> Segment:
+    def collect(self, n_steps: int, teacher: TeacherRole | None = None) -> Segment:
         """Play so many structured steps in each lane."""
         return join_segments(
-            self._ask_all("collect", self.weights.get(), [(n_steps,)] * len(self._members))
+            self._ask_all("collect", self.weights.get(), [(n_steps, teacher)] * len(self._members))
         )
 
     def evaluate(self, specs: Sequence[EpisodeSpec], deterministic: bool) -> list[Evaluated]:

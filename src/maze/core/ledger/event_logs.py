@@ -44,16 +44,29 @@ class EventLogs:
             OutputError: If a log is damaged where they stand.
         """
         found: list[LoggedEvent] = []
-        for path in sorted((self._directory / EVENT_FOLDER).glob("*.tsv")):
-            name = f"{EVENT_FOLDER}/{path.name}"
+        for name, (columns, lines) in self.lines_of_episode(episode_index, episode_id).items():
             try:
-                lines = self._lines(name, episode_index, episode_id)
-                found.extend(_parsed(path.stem, lines))
-            except (DamagedError, ValueError) as error:
-                raise OutputError(
-                    f"the events of episode {episode_index} in {path} are damaged: {error}"
-                ) from error
+                found.extend(_parsed(name, columns, lines))
+            except ValueError as error:
+                raise _damaged(episode_index, name, error) from error
         return sorted(found, key=lambda event: event.env_time)
+
+    def lines_of_episode(
+        self, episode_index: int, episode_id: str
+    ) -> dict[str, tuple[tuple[str, ...], list[str]]]:
+        """Return the lines of an episode: by event type, names of attributes and lines.
+
+        Raises:
+            OutputError: If a log is damaged where they stand.
+        """
+        found: dict[str, tuple[tuple[str, ...], list[str]]] = {}
+        for path in sorted((self._directory / EVENT_FOLDER).glob("*.tsv")):
+            try:
+                head, *lines = self._lines(f"{EVENT_FOLDER}/{path.name}", episode_index, episode_id)
+            except (DamagedError, ValueError) as error:
+                raise _damaged(episode_index, path.stem, error) from error
+            found[path.stem] = tuple(head.split("\t")[_N_KEYS:]), lines
+        return found
 
     def _lines(self, name: str, episode_index: int, episode_id: str) -> list[str]:
         """Return the first line of a log and those of an episode."""
@@ -107,9 +120,15 @@ class EventLogs:
         return b"".join(latest)
 
 
-def _parsed(event_type: str, lines: Sequence[str]) -> Iterator[LoggedEvent]:
-    names = lines[0].split("\t")[_N_KEYS:]
-    for line in lines[1:]:
+def _damaged(episode_index: int, event_type: str, error: Exception) -> OutputError:
+    return OutputError(
+        f"the events of episode {episode_index} in {EVENT_FOLDER}/{event_type}.tsv are damaged:"
+        f" {error}"
+    )
+
+
+def _parsed(event_type: str, names: Sequence[str], lines: Sequence[str]) -> Iterator[LoggedEvent]:
+    for line in lines:
         _, time, *values = line.split("\t")
         attributes = {n: unescaped(v) for n, v in zip(names, values, strict=True)}
         yield LoggedEvent(event_type, int(time), attributes)

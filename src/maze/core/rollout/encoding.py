@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from gymnasium import spaces
 from numpy.typing import NDArray
 
-from maze.core.env.structured_env import StepKey, StructuredEnv
+from maze.core.env.structured_env import StepKey
 from maze.core.episode import (
     EncodedSteps,
     Episode,
@@ -59,12 +60,28 @@ class EncoderOptions(NamedTuple):
     compression: Compression = "lz4"
 
 
+class HasSpaces(Protocol):
+    """An environment, as far as its recording depends on it."""
+
+    @property
+    def observation_spaces(self) -> Mapping[StepKey, spaces.Dict]:
+        """Of each step key."""
+
+    @property
+    def action_spaces(self) -> Mapping[StepKey, spaces.Dict]:
+        """Of each step key."""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether there is a single actor."""
+
+
 class BatchEncoder:
     """Collects finished episodes and encodes them as one ``EpisodeBatch``."""
 
     def __init__(
         self,
-        env: StructuredEnv,
+        env: HasSpaces,
         options: EncoderOptions,
         part_steps: int,
         metadata: Mapping[str, Any] | None = None,
@@ -234,7 +251,7 @@ class _StepsEncoder:
     def __init__(
         self,
         step_key: StepKey,
-        env: StructuredEnv,
+        env: HasSpaces,
         compression: Compression,
         metadata: Mapping[str, Any],
     ) -> None:
@@ -383,8 +400,6 @@ def _element_type(dtype: np.dtype[Any]) -> pa.DataType:
 
 def plain_arrow_type(space: Any) -> pa.DataType:
     """Return the Arrow type of the plain form (see ``to_plain``) of the values of a space."""
-    from gymnasium import spaces
-
     if isinstance(space, spaces.Text):
         return pa.string()
     if isinstance(space, spaces.Discrete):

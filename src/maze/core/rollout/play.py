@@ -765,7 +765,7 @@ def _play_alone(
         except BaseException as error:
             if is_from_outside(error):
                 raise
-            turns.throw(_policy_failed(error))
+            turns.throw(policy_failed(error))
         while True:
             # Only what the policy raises: what comes out of the episode itself is not its fault.
             try:
@@ -775,7 +775,7 @@ def _play_alone(
             except BaseException as error:
                 if is_from_outside(error):
                     raise
-                turns.throw(_policy_failed(error))
+                turns.throw(policy_failed(error))
             observation = send(action)
             if observation is None:
                 yield lane.part
@@ -785,7 +785,8 @@ def _play_alone(
         return episode
 
 
-def _policy_failed(error: BaseException) -> _PolicyFailed:
+def policy_failed(error: BaseException) -> BaseException:
+    """Return what is thrown into an episode whose policy raised an error."""
     failed = _PolicyFailed()
     failed.__cause__ = error
     return failed

@@ -66,8 +66,8 @@ class Player:
     def __enter__(self) -> Player:
         """Build everything. Whatever goes wrong here is about the configuration."""
         with contextlib.ExitStack() as stack:
-            _GENERATORS.borrow()
-            stack.callback(_GENERATORS.give_back)
+            GENERATORS.borrow()
+            stack.callback(GENERATORS.give_back)
             self._build(stack)
             self._stack = stack.pop_all()
         return self
@@ -245,7 +245,7 @@ class _BorrowedGenerators:
 
 
 # Of the process, as the generators are: players in two threads share them.
-_GENERATORS = _BorrowedGenerators()
+GENERATORS = _BorrowedGenerators()
 
 
 def _global_states() -> tuple[Any, ...]:

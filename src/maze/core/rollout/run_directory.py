@@ -153,7 +153,7 @@ class RunDirectory:
         except ImportError:
             raise MissingExtraError("pandas", "pandas") from None
         table = pd.read_csv(
-            self._whole_events(event_file_name(event_type)),
+            self.event_file(event_type),
             sep="\t",
             quoting=3,  # Nothing is quoted: tabs and newlines in text are escaped.
             dtype={"episode_id": str},
@@ -184,8 +184,22 @@ class RunDirectory:
         events = self._event_logs.of_episode(episode_index, row.episode_id)
         return [event for event in events if event.event_type != Reward.__name__]
 
-    def _whole_events(self, name: str) -> Path | io.BytesIO:
+    def event_lines_of(self, episode_index: int) -> dict[str, tuple[tuple[str, ...], list[str]]]:
+        """Return the lines of an episode in each event log as they stand there.
+
+        Returns:
+            By event type: the names of its attributes, and its lines, without their newlines.
+
+        Raises:
+            OutputError: If there is no such episode, or a log is damaged where its events stand.
+        """
+        return self._event_logs.lines_of_episode(
+            episode_index, self.table.row(episode_index).episode_id
+        )
+
+    def event_file(self, event_type: str) -> Path | io.BytesIO:
         """Return the file of an event log, or what of it is not damaged."""
+        name = event_file_name(event_type)
         path = current_path(self.path, name)
         layout, places = ({} if self.journal is None else layouts_of(self.journal)).get(
             name, (None, [])

@@ -42,6 +42,8 @@ TARGETS_OF_CONFIGS = frozenset(
         "maze.train.models.template.TemplateModel",
         "maze.train.trained_policy.TrainedPolicy",
         "maze.train.trainers.a2c.A2C",
+        "maze.train.trainers.bc.BC",
+        "maze.train.trainers.dagger.DAgger",
         "maze.train.trainers.es.ES",
         "maze.train.trainers.ppo.PPO",
         "maze.train.trainers.sac.SAC",
@@ -78,6 +80,11 @@ PRE_PROCESSORS_OF_MAZE = frozenset(
 )
 """And these, which are arguments of a wrapper."""
 
+PROCESSORS_OF_MAZE = frozenset(
+    f"maze.datasets.selection.{name}" for name in ("ClipTerminated", "ClipTruncated", "DropShort")
+)
+"""And what a training leaves out of recordings."""
+
 # What makes an environment from a Gymnasium id, and the argument that is the id.
 _MAKES_FROM_ID = {
     "maze.core.wrappers.maze_gym_env_wrapper.make_gym_maze_env": "name",
@@ -85,7 +92,13 @@ _MAKES_FROM_ID = {
 }
 # What makes one that PettingZoo ships, or what a dotted path names.
 _MAKES_FROM_NAME = {"maze.core.wrappers.pettingzoo_env.PettingZooEnv": "name"}
-_HARMLESS = TARGETS_OF_CONFIGS | WRAPPERS_OF_MAZE | PRE_PROCESSORS_OF_MAZE | _MAKES_FROM_ID.keys()
+_HARMLESS = (
+    TARGETS_OF_CONFIGS
+    | WRAPPERS_OF_MAZE
+    | PRE_PROCESSORS_OF_MAZE
+    | PROCESSORS_OF_MAZE
+    | _MAKES_FROM_ID.keys()
+)
 # Arguments of wrappers and blocks that are the dotted path of a class.
 _CLASS_ARGUMENTS = ("default_strategy", "strategy", "activation")
 _CALLABLE_POLICY = "maze.core.agent.callable_policy.CallablePolicy"

@@ -35,6 +35,7 @@ from maze.core.rollout.rollout_runner import versions
 from maze.core.rollout.run_directory import RunDirectory
 from maze.core.rollout.setup import RunSetup
 from maze.core.rollout.trust import GROUPS, check_trust
+from maze.core.seeding import EpisodePlan
 from maze.core.sinks.ledger_sink import CONFIG_FILE, file_checksum
 from maze.core.trajectory.digest import recorded_digest_in
 
@@ -307,7 +308,13 @@ def _played_again(
     job = setup.job()
     n = n_processes or setup.build_runner().n_processes
     runner = ParallelRolloutRunner(n, n_episodes=len(indices))
-    plan = setup.plan(max(indices) + 1).only(np.array(indices, dtype=np.int64))
+    chosen = np.array(indices, dtype=np.int64)
+    if "dataset" in run.config:  # Its episodes come from elsewhere, with seeds of their own.
+        rows = [run.table.row(index) for index in indices]
+        seeds = np.array([(row.env_seed, row.agent_seed) for row in rows], dtype=np.int64)
+        plan = EpisodePlan(seeds[:, 0], seeds[:, 1], None, chosen)
+    else:
+        plan = setup.plan(max(indices) + 1).only(chosen)
     differ: list[EpisodeRow] = []
     again: dict[int, str] = {}
     with Progress(len(indices), show_progress) as progress:

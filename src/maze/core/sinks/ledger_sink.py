@@ -124,13 +124,7 @@ class LedgerSink(Sink):
         self._lock = DirectoryLock(directory)
         self._journal = JournalWriter.begin(
             directory / JOURNAL_FILE,
-            {
-                "format_version": FORMAT_VERSION,
-                "n_episodes": self._n_episodes,
-                "versions": self._versions,
-                "command": self._command,
-                "config": _as_json(self._config),
-            },
+            {"format_version": FORMAT_VERSION, **self._request()},
         )
         self._files = DataFiles(directory, self._begin_file)
         _write_config(directory / CONFIG_FILE, self._config, self._command)
@@ -145,15 +139,7 @@ class LedgerSink(Sink):
         self._journal = JournalWriter(directory / JOURNAL_FILE, journal)
         if recovered.is_sorted_since:
             self._journal.write("sorted", {})
-        self._journal.write(
-            "resumed",
-            {
-                "n_episodes": self._n_episodes,
-                "versions": self._versions,
-                "command": self._command,
-                "config": _as_json(self._config),
-            },
-        )
+        self._journal.write("resumed", self._request())
         # Now that it is not finished any more, nobody misses these. They would be out of date.
         remove_tables(directory)
         # Only now, since the ends of the files are cut off by it: a finished run has them.
@@ -161,6 +147,20 @@ class LedgerSink(Sink):
             directory, self._begin_file, journal.heads, recovered.sizes, recovered.layouts
         )
         _write_config(directory / CONFIG_FILE, self._config, self._command)
+
+    def ask_for(self, n_episodes: int) -> None:
+        """Say that so many episodes are asked for, where that was not known when it was opened."""
+        self._n_episodes = n_episodes
+        if self._journal is not None:
+            self._journal.write("resumed", self._request())
+
+    def _request(self) -> dict[str, Any]:
+        return {
+            "n_episodes": self._n_episodes,
+            "versions": self._versions,
+            "command": self._command,
+            "config": _as_json(self._config),
+        }
 
     def write(self, batch: EpisodeBatch) -> None:
         """Append data and rows."""

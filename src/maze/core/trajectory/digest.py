@@ -108,13 +108,13 @@ def recorded_digest(recorded: Iterable[RecordedSteps], *, is_flat: bool, part_st
         part_steps: likewise.
     """
     digest = EpisodeDigest()
-    parts = heapq.merge(*(_parts(steps, part_steps) for steps in recorded), key=_number)
+    parts = heapq.merge(*(parts_of(steps, part_steps) for steps in recorded), key=_number)
     for _, same in itertools.groupby(parts, key=_number):
         columns: dict[StepKey, StepColumns] = {}
         steps: list[NDArray[Any]] = []
         rewards: list[NDArray[Any]] = []
         for part in same:
-            columns[part.of.step_key] = _step_columns(part, is_flat)
+            columns[part.of.step_key] = step_columns_of(part, is_flat)
             for rows in part.rows:
                 given = _values(rows, "reward").drop_null().to_numpy(zero_copy_only=False)
                 rewards.append(given)
@@ -144,17 +144,19 @@ def recorded_digest_in(streams: Iterable[StepsStream], episode_index: int) -> st
     return recorded_digest(recorded, is_flat=is_flat, part_steps=part_steps)
 
 
-class _RecordedPart(NamedTuple):
+class RecordedPart(NamedTuple):
+    """The rows of one step key in one part of an episode."""
+
     number: int
     of: RecordedSteps
     rows: list[Rows]
 
 
-def _number(part: _RecordedPart) -> int:
+def _number(part: RecordedPart) -> int:
     return part.number
 
 
-def _parts(steps: RecordedSteps, part_steps: int) -> Iterator[_RecordedPart]:
+def parts_of(steps: RecordedSteps, part_steps: int) -> Iterator[RecordedPart]:
     """Cut the rows of a step key into those of each part of the episode."""
     number = 0
     rows: list[Rows] = []
@@ -165,15 +167,16 @@ def _parts(steps: RecordedSteps, part_steps: int) -> Iterator[_RecordedPart]:
         cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), piece.num_rows]
         for start, stop in itertools.pairwise(cuts):
             if numbers[start] != number and rows:
-                yield _RecordedPart(number, steps, rows)
+                yield RecordedPart(number, steps, rows)
                 rows = []
             number = int(numbers[start])
             rows.append(piece.slice(start, stop - start))
     if rows:
-        yield _RecordedPart(number, steps, rows)
+        yield RecordedPart(number, steps, rows)
 
 
-def _step_columns(part: _RecordedPart, is_flat: bool) -> StepColumns:
+def step_columns_of(part: RecordedPart, is_flat: bool) -> StepColumns:
+    """Return rows that were read back as the columns that they were written from."""
     n_observations = [rows.num_rows for rows in part.rows]
     n_actions = n_observations
     if part.of.action_leaves:

@@ -106,7 +106,9 @@ def _space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
             start=np.array(description["start"]),
         )
     if kind == "MultiBinary":
-        return spaces.MultiBinary(description["shape"])
+        shape = description["shape"]
+        # Gymnasium takes a number and a shape of one number for different spaces.
+        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
     if kind == "Text":
         return spaces.Text(
             description["max_length"],

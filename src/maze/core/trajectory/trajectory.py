@@ -217,6 +217,34 @@ class StepsStream:
                 f"the data of episode {episode_index} in {self.path} is damaged: {error}"
             ) from error
 
+    def rows_in(
+        self, offset: int, length: int, checksum: str, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Return the rows of a piece that a journal lists, of all of its episodes.
+
+        Args:
+            offset: where the piece begins.
+            length: of the piece, in bytes.
+            checksum: of its data.
+            columns: names of those that are wanted; no other one is decompressed. ``None``: all.
+
+        Raises:
+            OutputError: If the data is damaged.
+        """
+        place = _Place(offset, length, checksum)
+        try:
+            data = self._data_at(place)
+            if place in self._changed:
+                raise DamagedError("it does not fit its checksum")
+            if columns is None:
+                return pa.Table.from_batches(self._decoded(data), self._schema)
+            fields = [self._schema.get_field_index(name) for name in columns]
+            options = pa.ipc.IpcReadOptions(included_fields=fields)
+            with pa.ipc.open_stream(pa.BufferReader(self._head + data), options=options) as reader:
+                return reader.read_all()
+        except (DamagedError, OSError, pa.ArrowException, *_MALFORMED) as error:
+            raise OutputError(f"{self.path} is damaged at byte {offset:,}: {error}") from error
+
     def table(self) -> pa.Table:
         """Return all whole rows, in the order of the file. Needs memory for all of them."""
         places = self._listed.all_places()

@@ -62,6 +62,8 @@ class ActionRecordingWrapper(Wrapper):
     The event log ``RecordedAction.tsv`` holds them; ``load_recorded_actions`` reads them.
     """
 
+    plays_each_action_once = True
+
     def step(self, action: Action) -> StepResult:
         """Record the action and play it."""
         actor = self.env.actor_id()

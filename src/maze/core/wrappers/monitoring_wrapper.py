@@ -65,6 +65,8 @@ class MazeEnvMonitoringWrapper(Wrapper):
             same: their statistics would be mixed.
     """
 
+    plays_each_action_once = True
+
     def __init__(
         self,
         env: StructuredEnv,

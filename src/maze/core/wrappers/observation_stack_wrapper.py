@@ -78,6 +78,8 @@ class ObservationStackWrapper(ObservationWrapper):
             overflow), or two entries make the same key.
     """
 
+    plays_each_action_once = True
+
     def __init__(
         self, env: StructuredEnv, stack_config: Sequence[Mapping[str, Any] | Stack]
     ) -> None:

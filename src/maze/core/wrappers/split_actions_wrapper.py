@@ -49,6 +49,8 @@ class SplitActionsWrapper(ActionWrapper):
             does not fit its head.
     """
 
+    plays_each_action_once = True
+
     def __init__(self, env: StructuredEnv, split_config: SplitConfig) -> None:
         super().__init__(env)
         indices = _checked(split_config, env.action_spaces)

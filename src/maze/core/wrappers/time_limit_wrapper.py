@@ -27,6 +27,8 @@ class TimeLimitWrapper(Wrapper):
         ConfigError: If ``max_episode_steps`` is not a whole number of at least 1.
     """
 
+    plays_each_action_once = True
+
     def __init__(self, env: StructuredEnv, max_episode_steps: int) -> None:
         super().__init__(env)
         self.max_episode_steps = positive_count(max_episode_steps, "max_episode_steps", of=self)

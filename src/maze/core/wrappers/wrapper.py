@@ -15,7 +15,7 @@ import copy
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import gymnasium as gym
 
@@ -51,6 +51,10 @@ class Wrapper(StructuredEnv):
 
     env: StructuredEnv
     """The environment inside."""
+    plays_each_action_once: ClassVar[bool] = False
+    """Set by a subclass with a ``step`` or ``reset`` of its own if it calls ``self._inner_step``
+    once in a step with the action as it is (or as its ``action`` returns it), and not in a reset.
+    Then a deployment needs no thread for it."""
 
     def __init__(self, env: StructuredEnv) -> None:
         if not isinstance(env, StructuredEnv):
@@ -214,6 +218,19 @@ class RewardWrapper(Wrapper):
         """Play the action."""
         observation, reward, terminated, truncated, info = self._inner_step(action)
         return observation, self.reward(reward), terminated, truncated, info
+
+
+def put_around(stack: StructuredEnv, inner: StructuredEnv, other: StructuredEnv) -> StructuredEnv:
+    """Return copies of the wrappers that are around one environment, around another one.
+
+    Args:
+        stack: the outermost wrapper, or ``inner`` itself.
+        inner: what is inside of them; it is not copied.
+        other: takes its place; has the same spaces.
+    """
+    if stack is inner:
+        return other
+    return copy.deepcopy(stack, {id(inner): other, id(inner.events): other.events})
 
 
 def wrap(

@@ -16,6 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from maze.core.errors import ConfigError
+from maze.core.rollout.job import WrapperSource
+from maze.datasets.recordings import Recordings
 from maze.train.collect import Credit, PlayedEpisode
 from maze.train.models.model import Model
 from maze.train.workers import Workers
@@ -59,6 +61,32 @@ class Algorithm(ABC):
     """Whether it needs ``model.critics``."""
     n_action_critics: ClassVar[int] = 0
     """How many critics of actions it needs."""
+    uses_dataset: ClassVar[bool] = False
+    """Whether it learns from recordings: then ``take_dataset`` is called before ``start``."""
+    shown: ClassVar[Sequence[str]] = ()
+    """Metrics that are printed during a training, as far as there are such."""
+
+    def take_dataset(self, recordings: Recordings) -> None:
+        """Take the recordings to learn from, in the form that the environment gives."""
+        raise NotImplementedError(f"{type(self).__name__} does not learn from recordings")
+
+    def lane_wrappers(self, wrappers: WrapperSource) -> WrapperSource:
+        """Return what is put around the environments that are played in, given the training's."""
+        return wrappers
+
+    @property
+    def validation_names(self) -> Sequence[str]:
+        """Names of what ``validate`` returns."""
+        return ()
+
+    def validate(self) -> Mapping[str, float]:
+        """Look at what is not learnt from; called with each evaluation.
+
+        Returns:
+            Metrics, to be logged. Where no episodes are played for evaluation, the weights with
+            the lowest ``validation_loss`` are kept.
+        """
+        return {}
 
     @abstractmethod
     def start(self, model: Model, rng: np.random.Generator, device: str, n_steps: int) -> None:
