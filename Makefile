@@ -58,8 +58,9 @@ $(VENV)/run.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 	$(INSTALL) -e ".[render,pandas]"
 	touch $@
 
-$(VENV)/test.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+$(VENV)/test.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt tests/ecosystem.txt
 	$(INSTALL) -e ".[test]"
+	-$(INSTALL) --no-deps -r tests/ecosystem.txt
 	touch $@ $(VENV)/run.stamp
 
 # Types are checked against the libraries that the tests use.

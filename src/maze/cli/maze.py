@@ -13,7 +13,19 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from maze.cli import plot, replay, resume, show, verify, video, view
+from maze.cli import (
+    export,
+    import_dataset,
+    merge,
+    plot,
+    replay,
+    resume,
+    show,
+    split,
+    verify,
+    video,
+    view,
+)
 from maze.cli.messages import (
     BAD_INPUT,
     INTERRUPTED,
@@ -25,7 +37,10 @@ from maze.cli.messages import (
 from maze.core.rollout.interrupts import Terminations
 from maze.version import __version__
 
-COMMANDS = (show, view, resume, verify, replay, video, plot)
+COMMANDS = (
+    *(show, view, resume, verify, replay, video, plot),
+    *(merge, split, export, import_dataset),
+)
 
 _DESCRIPTION = "Goes on with recorded runs, and looks at them. (maze-run plays new ones.)"
 _EPILOG = """\

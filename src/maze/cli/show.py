@@ -132,6 +132,7 @@ def _summary_lines(directory: RunDirectory) -> Iterator[str]:
     names = map(printable, names_of(config))
     yield " · ".join([*names, f"{len(table):,}{of} episodes"])
     yield " · ".join(f"{ending} {n:,}" for ending, n in counts.items())
+    yield from _origin_lines(config.get("dataset"))
     is_played = [ending != "failed" for ending in endings]
     rows = [["", "mean", "95 % CI", "std", "min", "median", "max"]]
     for name in ("return", "n_steps", *table.statistic_names):
@@ -150,6 +151,17 @@ def _summary_lines(directory: RunDirectory) -> Iterator[str]:
             )
     yield ""
     yield from aligned(rows)
+
+
+def _origin_lines(dataset: Any) -> Iterator[str]:
+    """Say where a recording comes from that was not played."""
+    if not isinstance(dataset, Mapping):
+        return
+    sources = [one for one in dataset.get("sources") or () if isinstance(one, Mapping)]
+    named = ", ".join(f"{one.get('name')} ({one.get('n_episodes')} episodes)" for one in sources)
+    yield printable(f"{dataset.get('operation')}: {named}")
+    for note in dataset.get("notes") or ():
+        yield printable(f"note: {note}")
 
 
 def _column_names(directory: RunDirectory) -> list[str]:

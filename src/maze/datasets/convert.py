@@ -305,7 +305,11 @@ class Turns(StructuredPolicy):
         n_actions = len(self._trajectory)
         is_last = position == n_actions
         if position >= len(self._order):
-            raise OutputError("the recording ends without a last observation")
+            raise OutputError(
+                "the observation after the last step was not recorded, so that wrappers cannot be"
+                " shown it: learn from the recording without further wrappers"
+                " (runner.dataset.conversion=recorded)"
+            )
         _, key, row = self._order[position]
         part = self._trajectory.by_step_key[key]
         return Outcome(

@@ -518,6 +518,17 @@ class Recordings:
                 row = int(rows[position])
                 index = int(self._index[episodes[row]])
                 first = _row_at(stream, index, int(steps[row]) + 1)
+                if first is None:
+                    if not table.column("terminated")[row].as_py():
+                        raise ConfigError(
+                            f"the observation after the last step of episode {index} in"
+                            f" {stream.path} was not recorded: leave that step out, with the"
+                            " processors ClipTruncated and ClipTerminated (n_steps=1), or leave"
+                            " next_observations out"
+                        )
+                    for array in arrays.values():  # Nobody needs what comes after the end.
+                        array[position] = 0
+                    continue
                 for leaf, array in _arrays(stream.observation_leaves, first).items():
                     arrays[leaf][position] = array[0]
         return arrays
@@ -753,7 +764,7 @@ def _row_at(stream: StepsStream, episode_index: int, step: int) -> Any:
         steps = part.column("step").to_numpy()
         if len(steps) and steps[0] <= step <= steps[-1]:
             return part.slice(int(np.searchsorted(steps, step)), 1)
-    raise OutputError(f"step {step} of episode {episode_index} is missing in {stream.path}")
+    return None
 
 
 def _flat_returns(
