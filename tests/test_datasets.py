@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
 
 import maze
 from maze.core.errors import ConfigError, OutputError
@@ -19,7 +22,7 @@ from maze.core.rollout.run_directory import RunDirectory
 from maze.core.seeding import Seeding
 from maze.datasets.convert import Plan, convert, plan_conversion
 from maze.datasets.edit import fingerprint, merge, split
-from maze.datasets.recordings import FIELDS, Recordings
+from maze.datasets.recordings import FIELDS, Recordings, flat_returns
 from maze.datasets.selection import ClipTerminated, ClipTruncated, DropShort, Selection
 from tests.envs import CountingEnv, FailsNowAndThenEnv
 from tests.runs import numbered, sequential
@@ -113,6 +116,22 @@ def test_transitions_are_those_of_the_trajectories(runs, in_parts, kind):
             assert rows["returns"][at + t] == pytest.approx(expected)
         at += n
     assert at == len(rows["step"]) == recordings.n_steps
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    discount=st.floats(0, 1),
+    data=st.data(),
+)
+def test_returns_follow_their_recursion_whatever_the_episodes(lengths, discount, data):
+    n = sum(lengths)
+    rewards = np.array(data.draw(st.lists(st.floats(-1e6, 1e6), min_size=n, max_size=n)))
+    table = pa.table({"episode_index": pa.array(np.repeat(np.arange(len(lengths)), lengths))})
+    found = flat_returns(rewards, table, discount)
+    ends = set(np.cumsum(lengths) - 1)
+    for i in range(n):
+        following = 0.0 if i in ends else discount * found[i + 1]
+        assert found[i] == pytest.approx(rewards[i] + following)
 
 
 def test_the_episodes_in_parts_have_parts(in_parts):
@@ -346,6 +365,12 @@ def test_merged_recordings_hold_all_episodes_as_they_were(runs, tmp_path):
     card = (tmp_path / "both" / "README.md").read_text()
     assert "50 episodes" in card
     assert sources[1]["fingerprint"] in card
+
+
+def test_a_merged_recording_is_not_resumed(runs, tmp_path):
+    merge(runs, tmp_path / "both")
+    with pytest.raises(ConfigError, match=r"come from other recordings\. Complete those"):
+        maze.resume(tmp_path / "both", n_episodes=60)
 
 
 def test_an_episode_of_a_merged_recording_can_be_replayed(runs, tmp_path):

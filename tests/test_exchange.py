@@ -419,10 +419,22 @@ def test_the_commands_make_datasets_of_recordings(run, tmp_path, capsys, here):
     outputs = [str(tmp_path / "train"), str(tmp_path / "test")]
     assert main(["split", str(run), "--output", *outputs, "--shares", "0.75", "0.25"]) == 0
     assert "9 episodes" in capsys.readouterr().out
-    command = ["export", outputs[0], "--to", "minari", "--output", str(here), "--name", "pole/halves-v0"]
+    command = [
+        "export",
+        outputs[0],
+        "--to",
+        "minari",
+        "--output",
+        str(here),
+        "--name",
+        "pole/halves-v0",
+    ]
     assert main(command) == 0
     assert "minari.load_dataset" in capsys.readouterr().out
-    assert main(["import", "pole/halves-v0", "--from", "minari", "--output", str(tmp_path / "back")]) == 0
+    assert (
+        main(["import", "pole/halves-v0", "--from", "minari", "--output", str(tmp_path / "back")])
+        == 0
+    )
     assert digests(tmp_path / "back") == digests(tmp_path / "train")
     assert main(["show", str(tmp_path / "back")]) == 0
     assert "import from minari" in capsys.readouterr().out

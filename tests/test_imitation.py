@@ -20,14 +20,17 @@ import maze
 from maze.core.agent.policy import StructuredPolicy
 from maze.core.errors import ConfigError
 from maze.core.seeding import Seeding
+from maze.core.wrappers.maze_gym_env_wrapper import GymMazeEnv
 from maze.datasets.recordings import Recordings, Rows
 from maze.train.datasets import TransitionDataset, TransitionStream, data_loader
 from maze.train.models.build import build_model
 from maze.train.specs import EnvSpecs
+from maze.train.teacher import TeacherWrapper
 from maze.train.trained_policy import TrainedPolicy
 from maze.train.trainers.bc import BC, _check_allowed, decisions_of
 from maze.train.trainers.dagger import DAgger
 from maze.train.training_runner import TrainingRunner
+from tests.contracts import WrapperContract
 from tests.envs import EchoEnv
 from tests.test_datasets import CUTTING, NORMALIZATION
 
@@ -359,6 +362,14 @@ def test_each_pass_of_a_stream_has_another_order(teacher):
     assert next(iter(stream))["step"].tolist() == first.tolist()
 
 
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_each_pass_of_a_loader_has_another_order(teacher, n_workers):
+    loader = data_loader(teacher, 5_000, ("step",), n_workers=n_workers)
+    first, second = ([step for batch in loader for step in batch["step"].tolist()] for _ in "ab")
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
 def test_transitions_can_be_had_by_number(teacher):
     recordings = Recordings(teacher)
     dataset = TransitionDataset(recordings, ("observations", "actions", "step"))
@@ -408,6 +419,19 @@ class BalanceByHand(StructuredPolicy):
 
     def act(self, observation: Any, actor: Any, memory: Any, deterministic: bool) -> Any:
         return {"action": balance(observation["observation"])}
+
+
+class TestTeacher(WrapperContract):
+    def wrap(self, env):
+        return TeacherWrapper(env, BalanceByHand())  # It is not asked here.
+
+
+class TestTeacherOfAFlatEnvironment(WrapperContract):
+    def make_inner(self):
+        return GymMazeEnv("CartPole-v1")
+
+    def wrap(self, env):
+        return TeacherWrapper(env, BalanceByHand(), {NORMALIZATION: {}})
 
 
 def dagger(directory: Path, *, n_processes: int | None = None, **changes: Any) -> Any:

@@ -6,6 +6,7 @@ Each result is an output directory of its own. Episodes come out as they were re
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from maze.core.rollout.result import RolloutResult
 from maze.core.rollout.run_directory import RunDirectory
 from maze.datasets.recorded import RecordedSpaces, recorded_episode
 from maze.datasets.recordings import Directories, Recordings
-from maze.datasets.selection import SelectionSource
+from maze.datasets.selection import SelectionSource, make_selection
 from maze.datasets.writer import Origin, Written, write_recording
 
 _RUNNER = "maze.core.rollout.sequential_rollout_runner.SequentialRolloutRunner"
@@ -56,7 +57,8 @@ def merge(
         OutputError: If data is damaged, or nothing is left.
     """
     recordings = Recordings(directories, EVERYTHING if selection is None else selection)
-    operation = "merge" if len(recordings.runs) > 1 else "filter"
+    several = len(recordings.runs) > 1
+    operation = "merge" if several else "copy" if selection is None else "filter"
     chosen = _every_episode(recordings)
     return _write(recordings, chosen, output_dir, operation, {}, command)
 
@@ -127,6 +129,8 @@ def _write(
     numbers = chosen[:, 0].tolist()
     seeds = [(row.env_seed, row.agent_seed) for row in rows]
     selection = recordings.selection.to_dict()
+    if recordings.selection == make_selection(EVERYTHING):
+        selection = {}
     config = config_of(
         runs,
         operation,
@@ -204,7 +208,7 @@ def config_of(
     for group in _CARRIED:
         values = [one.get(group) for one in configs]
         if values[0] is not None and all(value == values[0] for value in values):
-            config[group] = values[0]
+            config[group] = copy.deepcopy(values[0])
     config["dataset"] = {
         "operation": operation,
         **about,
@@ -221,7 +225,7 @@ def source_of(run: RunDirectory, rows: Sequence[EpisodeRow]) -> dict[str, Any]:
         "n_episodes": len(rows),
         "fingerprint": fingerprint(rows),
         **{
-            key: run.config[key]
+            key: copy.deepcopy(run.config[key])
             for key in ("env", "policy", "wrappers", "seeding")
             if run.config.get(key)
         },

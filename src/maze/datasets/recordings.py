@@ -547,7 +547,7 @@ class Recordings:
         steps = table.column("step").to_numpy()
         if self.is_flat and not self._is_in_parts(shard):
             rewards = _numbers(table, "reward")
-            return _flat_returns(rewards, table, discount)[rows]
+            return flat_returns(rewards, table, discount)[rows]
         found = np.empty(len(rows))
         of_rows = episodes[rows]
         for episode in np.unique(of_rows).tolist():
@@ -767,7 +767,7 @@ def _row_at(stream: StepsStream, episode_index: int, step: int) -> Any:
     return None
 
 
-def _flat_returns(
+def flat_returns(
     rewards: NDArray[np.float64], table: pa.Table, discount: float
 ) -> NDArray[np.float64]:
     """Return the discounted rewards to the end of the episode, of episodes that are whole.

@@ -553,11 +553,11 @@ class _Door:
             0.0 if reward is None else reward,
             terminated,
             truncated,
-            info or {},
+            info,
             actor,
             env_time,
             tuple(events),
-            kpis or {},
+            kpis,
             actor_rewards,
         )
 

@@ -110,9 +110,9 @@ def open_dataset(
 class TransitionStream(IterableDataset[Batch]):
     """Transitions in batches, each pass in another order, with bounded memory.
 
-    It gives whole batches: use it with ``DataLoader(stream, batch_size=None, num_workers=...)``,
-    or simply ``data_loader``. Workers share the recording; whatever their number, every transition
-    comes once in each pass.
+    It gives whole batches: use ``data_loader``, or ``DataLoader(stream, batch_size=None)``, where
+    with workers ``epoch`` has to be set before each pass. Workers share the recording; whatever
+    their number, every transition comes once in each pass.
 
     Args:
         recordings: what is read.
@@ -159,7 +159,8 @@ class TransitionStream(IterableDataset[Batch]):
         """Iterate over all transitions once."""
         info = get_worker_info()
         seed = int(np.random.SeedSequence([self._seed, self.epoch]).generate_state(1)[0])
-        self.epoch += 1
+        if info is None:
+            self.epoch += 1  # That of workers is counted by the loader: they are copies.
         worker = (0, 1) if info is None else (info.id, info.num_workers)
         for rows in self.recordings.batches(**self._options, seed=seed, worker=worker):
             yield to_tensors(rows, self.recordings.step_keys)
@@ -274,7 +275,17 @@ def data_loader(
     if not isinstance(recordings, Recordings):
         recordings = Recordings(recordings, selection, processors)
     stream = TransitionStream(recordings, batch_size, fields, **options)
-    return DataLoader(stream, batch_size=None, num_workers=n_workers)
+    return _StreamLoader(stream, batch_size=None, num_workers=n_workers)
+
+
+class _StreamLoader(DataLoader[Batch]):
+    """Counts the passes of workers, each of which reads with a copy of the stream."""
+
+    def __iter__(self) -> Any:
+        passing = super().__iter__()
+        if self.num_workers and isinstance(self.dataset, TransitionStream):
+            self.dataset.epoch += 1
+        return passing
 
 
 def to_tensors(rows: Mapping[StepKey, Rows], step_keys: Sequence[StepKey]) -> Batch:

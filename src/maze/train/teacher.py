@@ -42,7 +42,7 @@ class TeacherWrapper(Wrapper):
             env.action_spaces,
             env.agent_counts,
             env.action_masks,
-            lambda action: self._outcome,
+            self._take,
         )
         stack = apply_wrappers(env, teacher_wrappers)
         if dict(stack.action_spaces) != dict(env.action_spaces):
@@ -78,6 +78,10 @@ class TeacherWrapper(Wrapper):
             self._observation, self._seen_by_teacher.actor_id(), self._memory, True
         )
 
+    def _take(self, action: Action | None) -> Outcome:
+        """Return what came of an action, to the environment inside of the teacher's wrappers."""
+        return self._outcome
+
     def _seen(
         self,
         observation: Observation,
@@ -87,7 +91,7 @@ class TeacherWrapper(Wrapper):
     ) -> Outcome:
         env = self.env
         time = 0 if env.is_flat else env.env_time()
-        return Outcome(observation, reward, terminated, truncated, {}, env.actor_id(), time)
+        return Outcome(observation, reward, terminated, truncated, None, env.actor_id(), time)
 
 
 def teacher_in(env: StructuredEnv) -> TeacherWrapper:

@@ -7,7 +7,6 @@ does not simulate anything, and does to what it is supplied with what it would d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from gymnasium import spaces
@@ -32,13 +31,13 @@ class Outcome(NamedTuple):
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
-    info: Mapping[str, Any] = MappingProxyType({})
+    info: Mapping[str, Any] | None = None
     actor: ActorID = ActorID(0, 0)
     """Who acts next."""
     env_time: int = 0
     """Structured steps completed."""
     events: Sequence[Event] = ()
-    kpis: Kpis = MappingProxyType({})
+    kpis: Kpis | None = None
     """Key figures of the episode, if it has ended, or what computes them."""
     actor_rewards: Sequence[float] | None = None
     """How the reward of the structured step that was just completed is shared."""
@@ -79,7 +78,7 @@ class SuppliedEnv(StructuredEnv):
         super().reset(seed=seed, options=options)
         outcome = self._last = self._take(None)
         self.events.extend(outcome.events)
-        return outcome.observation, dict(outcome.info)
+        return outcome.observation, dict(outcome.info or {})
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Hand the action over, and return what is supplied."""
@@ -90,7 +89,7 @@ class SuppliedEnv(StructuredEnv):
             outcome.reward,
             outcome.terminated,
             outcome.truncated,
-            dict(outcome.info),
+            dict(outcome.info or {}),
         )
 
     def actor_id(self) -> ActorID:
@@ -115,4 +114,4 @@ class SuppliedEnv(StructuredEnv):
 
 def kpis_of(outcome: Outcome, summary: EpisodeSummary) -> Mapping[str, float]:
     """Return the key figures that were supplied with the last outcome of an episode."""
-    return outcome.kpis(summary) if callable(outcome.kpis) else outcome.kpis
+    return outcome.kpis(summary) if callable(outcome.kpis) else outcome.kpis or {}

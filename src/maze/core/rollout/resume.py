@@ -32,6 +32,13 @@ _SEQUENTIAL = "maze.core.rollout.sequential_rollout_runner.SequentialRolloutRunn
 _PARALLEL = "maze.core.rollout.parallel_rollout_runner.ParallelRolloutRunner"
 
 
+_NOT_PLAYED_HERE = {
+    "dataset": "its episodes come from other recordings. Complete those, and make it again",
+    "deployment": "its episodes were played by another system (AgentDeployment)",
+}
+"""Keys of configs that say so."""
+
+
 def resume_run(
     directory: str | Path,
     changes: Mapping[str, Any] | None = None,
@@ -71,6 +78,9 @@ def resume_run(
             " It can be read (maze.load), but not resumed"
         )
     recorded = run.config
+    for key, whose in _NOT_PLAYED_HERE.items():
+        if key in recorded:
+            raise ConfigError(f"{run.path} cannot be completed or extended: {whose}")
     changed = {name: value for name, (_, value) in _edits(run.path / "config.yaml", recorded)}
     config = changed_config(recorded, {**changed, **(changes or {})})
     given = {"env": env, "policy": policy, "wrappers": wrappers}
