@@ -143,8 +143,9 @@ def test_a_dataset_that_is_not_there_is_told(here, tmp_path):
         import_dataset("no/such-v0", tmp_path / "out", "minari")
 
 
-def test_d3rlpy_trains_on_what_was_exported(here, tmp_path):
+def test_d3rlpy_trains_on_what_was_exported(here, tmp_path, monkeypatch):
     d3rlpy = pytest.importorskip("d3rlpy", exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)  # It logs where it is called.
     maze.rollout("Pendulum-v1", n_episodes=5, seed=1, output_dir=tmp_path / "run")
     export(tmp_path / "run", "minari", here, name="pendulum/random-v0")
     dataset, _ = d3rlpy.datasets.get_minari("pendulum/random-v0")

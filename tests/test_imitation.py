@@ -212,6 +212,13 @@ def test_heads_of_every_kind_are_cloned(tmp_path, box_loss):
     last = log_of(tmp_path / "clone")[-1]
     assert float(last["validation_accuracy"]) > 0.6  # Of four heads, all of them right.
     assert float(last["validation_action_error"]) < 0.25
+    # It is the policy of this environment, which has bits among its actions.
+    policy = {
+        "_target_": "maze.train.trained_policy.TrainedPolicy",
+        "input_dir": str(tmp_path / "clone"),
+    }
+    result = maze.rollout(ReachEnv, policy, n_episodes=2, seed=3)
+    assert result.endings["terminated"] == 2
 
 
 def test_decisions_go_to_the_networks_of_their_agents():
