@@ -44,9 +44,10 @@ def export(directory: Path) -> None:
     export(directory / "run", "minari", directory / "minari", name="cartpole/random-v0")
 
 
-def in_memory(directory: Path, batch_size: int) -> Iterator[int]:
+def loaded(directory: Path) -> Any:
+    """Return all transitions as torch's dataset in memory."""
     import torch
-    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+    from torch.utils.data import TensorDataset
 
     from maze.datasets.recordings import Recordings, join_rows
 
@@ -57,7 +58,13 @@ def in_memory(directory: Path, batch_size: int) -> Iterator[int]:
         torch.from_numpy(next(iter(value.values())) if isinstance(value, dict) else value)
         for value in rows.values.values()
     ]
-    data = TensorDataset(*tensors)
+    return TensorDataset(*tensors)
+
+
+def in_memory(directory: Path, batch_size: int) -> Iterator[int]:
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+    data = loaded(directory)
     sampler = BatchSampler(RandomSampler(data), batch_size, drop_last=False)
     yield 0
     for batch in DataLoader(data, sampler=sampler, batch_size=None):
@@ -65,20 +72,11 @@ def in_memory(directory: Path, batch_size: int) -> Iterator[int]:
 
 
 def in_memory_one_by_one(directory: Path, batch_size: int) -> Iterator[int]:
-    import torch
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import DataLoader
 
-    from maze.datasets.recordings import Recordings, join_rows
-
-    fields = ("observations", "actions", "rewards", "next_observations", "terminated")
-    recordings = Recordings(directory / "run")
-    rows = join_rows([recordings.read(shard, fields)[0] for shard in recordings.shards])
-    tensors = [
-        torch.from_numpy(next(iter(value.values())) if isinstance(value, dict) else value)
-        for value in rows.values.values()
-    ]
+    data = loaded(directory)
     yield 0
-    for batch in DataLoader(TensorDataset(*tensors), batch_size, shuffle=True):
+    for batch in DataLoader(data, batch_size, shuffle=True):
         yield len(batch[0])
 
 

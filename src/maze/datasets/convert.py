@@ -31,6 +31,7 @@ from maze.core.rollout.player import GENERATORS
 from maze.core.rollout.replay import RecordedActions
 from maze.core.rollout.rollout_runner import as_plain
 from maze.core.trajectory.trajectory import Trajectory
+from maze.core.wrappers.apply import wrapper_entries
 from maze.core.wrappers.wrapper import StepResult, Wrapper, put_around
 from maze.datasets.edit import config_of
 from maze.datasets.recordings import Recordings
@@ -415,19 +416,7 @@ def _alike(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
 
 def _listed(wrappers: Any) -> list[Any]:
     """Return wrappers as a list of mappings from one path to its arguments."""
-    if isinstance(wrappers, Mapping):
-        return [{name: arguments or {}} for name, arguments in wrappers.items()]
-    entries: list[Any] = []
-    for entry in wrappers or ():
-        if isinstance(entry, Mapping) and "_target_" in entry:
-            entries.append(
-                {entry["_target_"]: {key: entry[key] for key in entry if key != "_target_"}}
-            )
-        elif isinstance(entry, Mapping):
-            entries.append({name: arguments or {} for name, arguments in entry.items()})
-        else:
-            entries.append({entry: {}})
-    return entries
+    return [{name: dict(arguments)} for name, arguments in wrapper_entries(wrappers)]
 
 
 def _named(entry: Mapping[Any, Any]) -> str:

@@ -523,7 +523,7 @@ def _thrown(turns: Generator[Any, Any, Episode | None], error: Exception) -> Epi
     except StopIteration as end:
         episode: Episode | None = end.value
         return episode
-    except Exception:
+    except DeploymentClosedError:
         return None  # It had not begun.
     return None
 

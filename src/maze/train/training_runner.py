@@ -119,7 +119,7 @@ class TrainingRunner:
 
         Args:
             env: a Gymnasium id, a config, an environment, or a function that makes one.
-            algorithm: ``ppo``, ``a2c``, ``es``, ``sac``, ``bc``, a config, or an algorithm.
+            algorithm: one of ``ALGORITHMS`` by its name, a config, or an algorithm.
             model: a config of a model, a model, or ``None`` for two dense layers of 64.
             wrappers: dotted path or class to arguments, the first being the innermost.
             options: of the training, or a mapping of some of them.

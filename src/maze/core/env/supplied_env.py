@@ -94,10 +94,7 @@ class SuppliedEnv(StructuredEnv):
 
     def actor_id(self) -> ActorID:
         """Return who acts next."""
-        return next(iter(self._flat_actor()), self._last.actor)
-
-    def _flat_actor(self) -> Sequence[ActorID]:
-        return [ActorID(next(iter(self.agent_counts)), 0)] if self.is_flat else []
+        return super().actor_id() if self.is_flat else self._last.actor
 
     def env_time(self) -> int:
         """Return the number of structured steps completed."""

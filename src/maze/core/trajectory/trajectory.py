@@ -238,6 +238,8 @@ class StepsStream:
                 raise DamagedError("it does not fit its checksum")
             if columns is None:
                 return pa.Table.from_batches(self._decoded(data), self._schema)
+            for _ in _checked_messages(data):
+                pass  # Before anything is decompressed.
             fields = [self._schema.get_field_index(name) for name in columns]
             options = pa.ipc.IpcReadOptions(included_fields=fields)
             with pa.ipc.open_stream(pa.BufferReader(self._head + data), options=options) as reader:
@@ -280,12 +282,9 @@ class StepsStream:
         return data
 
     def _decoded(self, data: bytes) -> list[pa.RecordBatch]:
-        source = pa.BufferReader(data)
         batches: list[pa.RecordBatch] = []
         try:
-            while source.tell() < len(data):
-                message = pa.ipc.read_message(source)
-                check_declared_sizes(message)
+            for message in _checked_messages(data):
                 batch = pa.ipc.read_record_batch(message, self._schema)
                 batch.validate(full=True)
                 batches.append(batch)
@@ -414,6 +413,15 @@ class _Listing:
         """Return all places that are listed."""
         places = {place for place in self._places if place is not None}
         return places.union(*self._begun.values())
+
+
+def _checked_messages(data: bytes) -> Iterator[Any]:
+    """Yield the messages of record batches, none of which claims more memory than it can need."""
+    source = pa.BufferReader(data)
+    while source.tell() < len(data):
+        message = pa.ipc.read_message(source)
+        check_declared_sizes(message)
+        yield message
 
 
 def _head_of(path: Path) -> bytes:

@@ -50,7 +50,7 @@ def apply_wrappers(env: StructuredEnv, wrappers: WrappersConfig | None) -> Struc
         ConfigError: If an entry is no wrapper or has wrong arguments, or if a Gymnasium wrapper
             comes after one of Maze's or is meant for an environment that is not Gymnasium's.
     """
-    for name, arguments in _entries(wrappers):
+    for name, arguments in wrapper_entries(wrappers):
         wrapper_class = resolve(name, _WHERE) if isinstance(name, str) else name
         title = getattr(wrapper_class, "__name__", repr(wrapper_class))
         where = f"{_WHERE}.{title}"
@@ -85,7 +85,14 @@ def _underneath(
     )
 
 
-def _entries(wrappers: WrappersConfig | None) -> Iterator[tuple[WrapperName, Mapping[str, Any]]]:
+def wrapper_entries(
+    wrappers: WrappersConfig | None,
+) -> Iterator[tuple[WrapperName, Mapping[str, Any]]]:
+    """Yield each wrapper of a config with its arguments, the innermost first.
+
+    Raises:
+        ConfigError: If an entry is of another form than ``apply_wrappers`` takes.
+    """
     if wrappers is None:
         return
     if isinstance(wrappers, Mapping):

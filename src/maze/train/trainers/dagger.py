@@ -13,7 +13,7 @@ No-Regret Online Learning (2011), algorithm 3.1, with beta = 1 in the first roun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ import torch
 
 from maze.core.errors import ConfigError
 from maze.core.rollout.job import PolicySource, WrapperSource
+from maze.core.wrappers.apply import wrapper_entries
 from maze.datasets.convert import is_gymnasiums
 from maze.train.collect import Segment
 from maze.train.models.model import Model
@@ -100,7 +101,7 @@ class DAgger(Cloning):
 
     def lane_wrappers(self, wrappers: WrapperSource) -> WrapperSource:
         """Put the teacher inside of the wrappers of the training."""
-        entries = _entries(wrappers)
+        entries = [{name: arguments} for name, arguments in wrapper_entries(wrappers)]
         n_inside = sum(1 for entry in entries if is_gymnasiums(entry))
         arguments = {"teacher": self.teacher, "teacher_wrappers": self.teacher_wrappers}
         return [*entries[:n_inside], {TeacherWrapper: arguments}, *entries[n_inside:]]
@@ -187,9 +188,3 @@ class DAgger(Cloning):
                 },
             )
         return batch
-
-
-def _entries(wrappers: WrapperSource) -> list[Any]:
-    if isinstance(wrappers, Mapping):
-        return [{name: arguments or {}} for name, arguments in wrappers.items()]
-    return list(wrappers or ())
